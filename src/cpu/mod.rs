@@ -1,0 +1,4 @@
+//! The CPU backend.
+
+#[doc(hidden)]
+pub mod arch;
