@@ -2,7 +2,7 @@
 
 use super::turns;
 use crate::cpu::arch::Kernels;
-use crate::cpu::arch::generic::{self, Apart, Lanes, Together, cold};
+use crate::cpu::arch::generic::{self, Apart, Lanes, Together};
 use crate::cpu::arch::portable::Pair;
 use half::{bf16, f16};
 use std::arch::x86_64::*;
@@ -115,6 +115,7 @@ impl<E: Stored> Lanes for Eight<E> {
     const LANES: usize = 8;
     const SIZE: usize = size_of::<E>();
     type F32 = __m256;
+    type Watch = __m256;
 
     #[inline(always)]
     unsafe fn load(from: *const u8) -> __m256 {
@@ -173,18 +174,31 @@ impl<E: Stored> Lanes for Eight<E> {
         unsafe { _mm256_permute_ps::<0b10_11_00_01>(x) }
     }
 
-    /// One comparison for both, since seldom any lane is NaN.
+    /// All bits set where there was a NaN.
     #[inline(always)]
-    unsafe fn one_nan(x: __m256, y: __m256) -> (__m256, __m256) {
+    unsafe fn watch() -> __m256 {
+        // SAFETY: as the trait demands.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn see(watch: __m256, x: __m256, y: __m256) -> __m256 {
+        // SAFETY: as the trait demands.
+        unsafe { _mm256_or_ps(watch, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, y)) }
+    }
+
+    #[inline(always)]
+    unsafe fn calm(watch: __m256) -> bool {
+        // SAFETY: as the trait demands.
+        unsafe { _mm256_movemask_ps(watch) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn one_nan(x: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe {
-            if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, y)) == 0 {
-                return (x, y);
-            }
-            cold();
             let nan = _mm256_castsi256_ps(_mm256_set1_epi32(E::NAN));
-            let fix = |x| _mm256_blendv_ps(x, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-            (fix(x), fix(y))
+            _mm256_blendv_ps(x, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x))
         }
     }
 }
