@@ -74,9 +74,29 @@ impl Stored for f16 {
     unsafe fn store(x: __m256, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
-            _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+            _mm_storeu_si128(to.cast(), round_to_f16(x));
         }
     }
+}
+
+/// `vcvtps2ph`, rounding to nearest even, into a register.
+///
+/// In assembly because a compiler merges the intrinsic with the store that follows it, and the
+/// merged form has less than half the throughput on Zen 4: 2.0 cycles against 0.75.
+#[inline]
+#[target_feature(enable = "avx,f16c")]
+fn round_to_f16(x: __m256) -> __m128i {
+    let rounded;
+    // SAFETY: one instruction from register to register; F16C is enabled.
+    unsafe {
+        std::arch::asm!(
+            "vcvtps2ph {}, {}, 0",
+            out(xmm_reg) rounded,
+            in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    rounded
 }
 
 impl Stored for bf16 {
