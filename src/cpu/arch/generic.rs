@@ -47,7 +47,7 @@ pub(super) trait Step {
     const SIZE: usize;
     /// Whether pairs are interleaved.
     const INTERLEAVED: bool;
-    /// How many steps are loaded before the first of them is stored: 1, 2 or 4.
+    /// How many steps are loaded before the first of them is stored: 2 or 4.
     const GROUP: usize;
     /// Cos and sin of one step's pairs, in the order that [`Step::turn`] wants.
     type Table: Copy;
@@ -246,7 +246,8 @@ pub(super) unsafe fn turn<S: Step>(dst: *mut u8, src: *const u8, walk: &Walk, tu
             5 => turn_steps::<S, 5>(dst, src, walk, turn),
             6 => turn_steps::<S, 6>(dst, src, walk, turn),
             8 => turn_steps::<S, 8>(dst, src, walk, turn),
-            16 => turn_steps::<S, 16>(dst, src, walk, turn),
+            12 if S::GROUP == 4 => turn_steps::<S, 12>(dst, src, walk, turn),
+            16 if S::GROUP == 4 => turn_steps::<S, 16>(dst, src, walk, turn),
             _ => turn_long::<S>(dst, src, walk, turn),
         }
     }
@@ -335,13 +336,36 @@ unsafe fn turn_steps<S: Step, const N: usize>(
                 2 => group::<S, N, 2>(dst, src, &window, 0, &tables),
                 _ => group::<S, N, 3>(dst, src, &window, 0, &tables),
             }
-            for i in 0..N / S::GROUP {
-                let at = first + i * S::GROUP;
-                match S::GROUP {
-                    1 => group::<S, N, 1>(dst, src, &window, at, &tables),
-                    2 => group::<S, N, 2>(dst, src, &window, at, &tables),
-                    _ => group::<S, N, 4>(dst, src, &window, at, &tables),
-                }
+            // Written out, for a loop is not always unrolled, and only a table that is indexed by
+            // constants stays in registers.
+            full_group::<S, N>(dst, src, &window, first, &tables);
+            full_group::<S, N>(dst, src, &window, first + S::GROUP, &tables);
+            full_group::<S, N>(dst, src, &window, first + 2 * S::GROUP, &tables);
+            full_group::<S, N>(dst, src, &window, first + 3 * S::GROUP, &tables);
+        }
+    }
+}
+
+/// Turns `S::GROUP` steps of a window, if it has so many from `first` on.
+///
+/// # Safety
+///
+/// As [`group`].
+#[inline(always)]
+unsafe fn full_group<S: Step, const N: usize>(
+    dst: *mut u8,
+    src: *const u8,
+    window: &Window,
+    first: usize,
+    tables: &[S::Table; N],
+) {
+    debug_assert!(N <= 4 * S::GROUP && (S::GROUP == 2 || S::GROUP == 4));
+    if first + S::GROUP <= N {
+        // SAFETY: passed on.
+        unsafe {
+            match S::GROUP {
+                2 => group::<S, N, 2>(dst, src, window, first, tables),
+                _ => group::<S, N, 4>(dst, src, window, first, tables),
             }
         }
     }

@@ -86,7 +86,7 @@ impl<E: Scalar, const INTERLEAVED: bool> Step for Pair<E, INTERLEAVED> {
     const SIZE: usize = size_of::<E>();
     const INTERLEAVED: bool = INTERLEAVED;
     type Table = (f32, f32);
-    const GROUP: usize = 1;
+    const GROUP: usize = 4;
     type Data = (E, E);
     type Turned = (E, E);
     type Watch = ();
