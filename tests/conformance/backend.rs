@@ -40,19 +40,13 @@ pub struct Candidate {
 
 /// Every backend that this build knows, present or not.
 pub fn candidates() -> Vec<Candidate> {
-    let sets = Cpu::INSTRUCTION_SETS.iter().map(|&set| Candidate {
+    Cpu::INSTRUCTION_SETS.iter().map(|&set| Candidate {
         name: format!("cpu-{set}"),
         backend: Cpu::with_instruction_set(set)
             .map(|cpu| Box::new(cpu) as Box<dyn Backend>)
             .map_err(|error| error.to_string()),
-    });
-    let threads = Candidate {
-        name: "cpu-threads".into(),
-        backend: Cpu::with_threads(3)
-            .map(|cpu| Box::new(cpu.with_min_bytes_per_thread(1)) as Box<dyn Backend>)
-            .map_err(|error| error.to_string()),
-    };
-    sets.chain([threads]).collect()
+    })
+    .collect()
 }
 
 impl Backend for Cpu {
@@ -71,48 +65,37 @@ fn run_typed<T: Element>(
     src: &mut [Layers],
     dst: &mut [Layers],
 ) -> Result<()> {
-    let rotations = call.rotations;
-    let mut layers = if call.verb == Verb::Copy {
-        mutable::<T>(dst, call.packed)
-    } else {
-        mutable::<T>(src, call.packed)
-    };
+    let Call { rotations, src_layout, dst_layout, packed, .. } = *call;
     match call.verb {
-        Verb::Rotate => cpu.rotate(rotations, call.src_layout, &mut layers),
-        Verb::Splice => cpu.splice(rotations, call.src_layout, &mut layers),
+        Verb::Rotate => cpu.rotate(rotations, src_layout, &mut mutable::<T>(src, packed)),
+        Verb::Splice => cpu.splice(rotations, src_layout, &mut mutable::<T>(src, packed)),
         Verb::CopyWithin => {
-            cpu.copy_within(rotations, call.src_layout, call.dst_layout, &mut layers)
+            cpu.copy_within(rotations, src_layout, dst_layout, &mut mutable::<T>(src, packed))
         }
         Verb::Copy => {
-            let from: Vec<_> = src.iter_mut().map(|layer| shared::<T>(layer, call.packed)).collect();
-            cpu.copy(rotations, call.src_layout, &from, call.dst_layout, &mut layers)
+            let src: Vec<_> = src.iter().map(|layer| shared::<T>(layer, packed)).collect();
+            cpu.copy(rotations, src_layout, &src, dst_layout, &mut mutable::<T>(dst, packed))
         }
     }
 }
 
 fn mutable<T: Element>(layers: &mut [Layers], packed: bool) -> Vec<Layer<'_, T>> {
-    let layer = |layer: &mut Layers| -> Layer<'_, T> {
+    let mut typed = Vec::new();
+    for layer in layers {
         let keys = bytemuck::cast_slice_mut(layer.keys.inner_mut());
-        match &mut layer.values {
+        typed.push(match &mut layer.values {
             Some(values) => Layer::new(keys, bytemuck::cast_slice_mut(values.inner_mut())),
             None if packed => Layer::packed(keys),
             None => Layer::keys_only(keys),
-        }
-    };
-    // A closure cannot say that its result borrows from its argument; a function can.
-    fn each<'a, T>(
-        layers: &'a mut [Layers],
-        layer: impl Fn(&'a mut Layers) -> Layer<'a, T>,
-    ) -> Vec<Layer<'a, T>> {
-        layers.iter_mut().map(layer).collect()
+        });
     }
-    each(layers, layer)
+    typed
 }
 
-fn shared<T: Element>(layer: &mut Layers, packed: bool) -> LayerRef<'_, T> {
-    let keys: &[T] = bytemuck::cast_slice(layer.keys.inner_mut());
-    let values = match &mut layer.values {
-        Some(values) => Some(bytemuck::cast_slice(&*values.inner_mut())),
+fn shared<T: Element>(layer: &Layers, packed: bool) -> LayerRef<'_, T> {
+    let keys: &[T] = bytemuck::cast_slice(layer.keys.inner());
+    let values = match &layer.values {
+        Some(values) => Some(bytemuck::cast_slice(values.inner())),
         None => packed.then_some(keys),
     };
     LayerRef { keys, values }

@@ -12,15 +12,17 @@ pub const GUARD: usize = 256;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Buffer {
     pub element: ElementType,
-    bytes: Vec<u8>,
+    len: usize,
+    /// Words, so that every element type is aligned.
+    words: Vec<u32>,
 }
 
 impl Buffer {
     /// `len` fresh random elements of about one, some zero or subnormal, between random guards.
     pub fn random(element: ElementType, len: usize, random: &mut StdRng) -> Buffer {
-        let mut bytes = vec![0; 2 * GUARD + len * element.size()];
-        random.fill(&mut bytes[..]);
-        let mut buffer = Buffer { element, bytes };
+        let mut words = vec![0; (2 * GUARD + len * element.size()).div_ceil(4)];
+        random.fill(&mut words[..]);
+        let mut buffer = Buffer { element, len, words };
         for index in 0..len {
             let scale = match random.random_range(0..64) {
                 0 => 0.0,
@@ -35,18 +37,27 @@ impl Buffer {
 
     /// All bytes, guards included.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        bytemuck::cast_slice(&self.words)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.words)
+    }
+
+    /// The bytes between the guards.
+    pub fn inner(&self) -> &[u8] {
+        &self.bytes()[GUARD..][..self.len * self.element.size()]
     }
 
     /// The bytes between the guards.
     pub fn inner_mut(&mut self) -> &mut [u8] {
-        let end = self.bytes.len() - GUARD;
-        &mut self.bytes[GUARD..end]
+        let bytes = self.len * self.element.size();
+        &mut self.bytes_mut()[GUARD..][..bytes]
     }
 
     /// Number of elements between the guards.
     pub fn len(&self) -> usize {
-        (self.bytes.len() - 2 * GUARD) / self.element.size()
+        self.len
     }
 
     fn at(&self, index: usize) -> std::ops::Range<usize> {
@@ -57,13 +68,13 @@ impl Buffer {
 
     /// One element's bytes.
     pub fn raw(&self, index: usize) -> &[u8] {
-        &self.bytes[self.at(index)]
+        &self.bytes()[self.at(index)]
     }
 
     /// Overwrites one element's bytes.
     pub fn set_raw(&mut self, index: usize, raw: &[u8]) {
         let range = self.at(index);
-        self.bytes[range].copy_from_slice(raw);
+        self.bytes_mut()[range].copy_from_slice(raw);
     }
 
     /// One element's value.
