@@ -200,21 +200,6 @@ fn chains() -> impl Strategy<Value = (Vec<Row>, [Plan; 3])> {
     })
 }
 
-/// The new sequence that a diff's plan makes out of the old one.
-fn check_tokens(old: &[u32], new: &[u32]) -> Plan {
-    let plan = Plan::from_tokens(old, new).unwrap();
-    check_promises(&plan);
-    let rows = apply(&plan, &sequence(old.len(), 0));
-    assert_eq!(rows.len(), new.len());
-    for (i, &(token, position)) in rows.iter().enumerate() {
-        assert_eq!(position, i as i32);
-        if let Token::Old(row) = token {
-            assert_eq!(old[row], new[i], "row {i}");
-        }
-    }
-    plan
-}
-
 fn kept_rows(plan: &Plan) -> usize {
     plan.kept().iter().map(|span| span.len).sum()
 }
@@ -385,6 +370,22 @@ proptest! {
     }
 
     #[test]
+    fn rows_move_inside_one_buffer_in_the_documented_order((rows, [plan, ..]) in chains()) {
+        let tokens = |rows: &[Row]| -> Vec<Token> { rows.iter().map(|row| row.0).collect() };
+        let mut buffer = tokens(&rows);
+        buffer.resize(plan.old_rows().max(plan.new_rows()), Token::New);
+        let right = plan.kept().iter().rev().filter(|span| span.dst > span.src);
+        let left = plan.kept().iter().filter(|span| span.dst < span.src);
+        for span in right.chain(left) {
+            buffer.copy_within(span.src..span.src + span.len, span.dst);
+        }
+        for span in plan.new_spans() {
+            buffer[span.row..span.row + span.len].fill(Token::New);
+        }
+        prop_assert_eq!(&buffer[..plan.new_rows()], tokens(&apply(&plan, &rows)));
+    }
+
+    #[test]
     fn in_place_turns_rows_that_the_engine_has_moved((rows, [plan, ..]) in chains()) {
         let turning = plan.in_place();
         check_promises(&turning);
@@ -405,6 +406,21 @@ proptest! {
 #[cfg(feature = "diff")]
 mod tokens {
     use super::*;
+
+    /// The new sequence that a diff's plan makes out of the old one.
+    fn check_tokens(old: &[u32], new: &[u32]) -> Plan {
+        let plan = Plan::from_tokens(old, new).unwrap();
+        check_promises(&plan);
+        let rows = apply(&plan, &sequence(old.len(), 0));
+        assert_eq!(rows.len(), new.len());
+        for (i, &(token, position)) in rows.iter().enumerate() {
+            assert_eq!(position, i as i32);
+            if let Token::Old(row) = token {
+                assert_eq!(old[row], new[i], "row {i}");
+            }
+        }
+        plan
+    }
 
     /// A random edit of a token list: old range (as fractions), new tokens.
     fn mutations() -> impl Strategy<Value = Vec<(Index, usize, Vec<u32>)>> {
@@ -491,6 +507,13 @@ mod tokens {
         let old = vec![7; 3000];
         let new = vec![7; 2990];
         assert_eq!(kept_rows(&check_tokens(&old, &new)), 2990);
+    }
+
+    #[test]
+    fn sequences_that_share_only_frequent_tokens_are_replaced_as_a_whole() {
+        let old: Vec<u32> = (0..2000).map(|i| (i * 7 + 3) % 50).collect();
+        let new: Vec<u32> = (0..2000).map(|i| i * 11 % 50).collect();
+        assert_eq!(Edit::between(&old, &new), [Edit::replace(0..2000, 2000)]);
     }
 
     #[test]

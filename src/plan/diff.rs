@@ -94,9 +94,7 @@ impl Differ<'_> {
         let mut input = InternedInput::default();
         input.update_before(self.old[old.clone()].iter().copied());
         input.update_after(self.new[new].iter().copied());
-        let mut diff = Diff::compute(Algorithm::Histogram, &input);
-        // Slides edits along repeated tokens until they join: fewer spans for the same rows.
-        diff.postprocess_no_heuristic(&input);
+        let diff = Diff::compute(Algorithm::Histogram, &input);
         self.edits.extend(diff.hunks().map(|hunk| {
             let range =
                 old.start + hunk.before.start as usize..old.start + hunk.before.end as usize;
