@@ -7,7 +7,7 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Tensor};
-use pie_rope::{Cpu, Element, KeyLayout, Layer, Plan, Rotations, Span};
+use pie_rope::{Cpu, Element, KeyLayout, Layer, Plan, Rotations};
 
 /// Index of the keys and of the values in the cache's second dimension.
 #[derive(Debug, Clone, Copy)]
@@ -131,41 +131,21 @@ impl Cache {
         Ok(self.data.get(layer)?.get(part as usize)?)
     }
 
-    /// Positional Integrity Encoding: the rows that survive move to their new places, and their
-    /// keys turn to their new positions. Rows that `plan` opens are left for the model to encode.
+    /// The rows that survive an edit move to their new places, and their keys turn as `rotations`,
+    /// made from `plan`, says. Rows that `plan` opens are left for the model to encode.
     pub(crate) fn splice(&mut self, cpu: &Cpu, plan: &Plan, rotations: &Rotations) -> Result<()> {
-        self.check(plan)?;
+        ensure!(
+            plan.old_rows() == self.positions.len(),
+            "a plan for {} rows, but {} are in use",
+            plan.old_rows(),
+            self.positions.len()
+        );
         self.data.inplace_op1(&Splice {
             cpu,
             rotations,
             shape: self.shape,
         })?;
         self.renumber(plan);
-        Ok(())
-    }
-
-    /// Conflict fast encoding: the rows move as in [`splice`](Cache::splice), but the keys stay
-    /// turned to where they were.
-    pub(crate) fn shift(&mut self, plan: &Plan) -> Result<()> {
-        self.check(plan)?;
-        self.data.inplace_op1(&Shift {
-            plan,
-            lane: self.shape.capacity * self.shape.head_dim,
-            row: self.shape.head_dim,
-        })?;
-        self.renumber(plan);
-        Ok(())
-    }
-
-    fn check(&self, plan: &Plan) -> Result<()> {
-        ensure!(
-            plan.old_rows() == self.positions.len() && plan.new_rows() <= self.shape.capacity,
-            "a plan from {} to {} rows does not fit a cache with {} of {} rows in use",
-            plan.old_rows(),
-            plan.new_rows(),
-            self.positions.len(),
-            self.shape.capacity
-        );
         Ok(())
     }
 
@@ -197,7 +177,7 @@ impl Splice<'_> {
             ..
         } = self.shape;
         // Keys and values lie alike in their halves of a layer, so one layout describes both.
-        let layout = KeyLayout::bhsd(T::TYPE, [1, kv_heads, capacity, head_dim])?;
+        let layout = KeyLayout::bhsd(T::TYPE, [1, kv_heads, capacity, head_dim]);
         let mut layers: Vec<Layer<'_, T>> = data
             .chunks_exact_mut(2 * kv_heads * capacity * head_dim)
             .map(|layer| {
@@ -205,8 +185,7 @@ impl Splice<'_> {
                 Layer::new(keys, values)
             })
             .collect();
-        self.cpu
-            .splice(self.rotations, &layout, Some(&layout), &mut layers)
+        self.cpu.splice(self.rotations, layout, &mut layers)
     }
 }
 
@@ -227,52 +206,5 @@ impl InplaceOp1 for Splice<'_> {
             _ => candle_core::bail!("a cache holds f32, f16 or bf16"),
         }
         .map_err(candle_core::Error::wrap)
-    }
-}
-
-/// Rows of keys and values move, nothing turns.
-struct Shift<'a> {
-    plan: &'a Plan,
-    /// Elements of one head's rows, and of one row.
-    lane: usize,
-    row: usize,
-}
-
-impl Shift<'_> {
-    fn run<T: Copy>(&self, data: &mut [T]) {
-        for lane in data.chunks_exact_mut(self.lane) {
-            let mut copy = |span: &Span| {
-                let src = span.src * self.row..(span.src + span.len) * self.row;
-                lane.copy_within(src, span.dst * self.row);
-            };
-            // A plan never reorders rows: right-moving spans from the last to the first, then
-            // left-moving ones from the first on, never overwrite what is still to be read.
-            let kept = self.plan.kept();
-            kept.iter()
-                .rev()
-                .filter(|s| s.dst > s.src)
-                .for_each(&mut copy);
-            kept.iter().filter(|s| s.dst < s.src).for_each(&mut copy);
-        }
-    }
-}
-
-impl InplaceOp1 for Shift<'_> {
-    fn name(&self) -> &'static str {
-        "shift"
-    }
-
-    fn cpu_fwd(
-        &self,
-        storage: &mut CpuStorage,
-        _whole: &candle_core::Layout,
-    ) -> candle_core::Result<()> {
-        match storage {
-            CpuStorage::F32(data) => self.run(data),
-            CpuStorage::F16(data) => self.run(data),
-            CpuStorage::BF16(data) => self.run(data),
-            _ => candle_core::bail!("a cache holds f32, f16 or bf16"),
-        }
-        Ok(())
     }
 }

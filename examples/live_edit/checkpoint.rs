@@ -38,8 +38,8 @@ pub(crate) struct Config {
     pub(crate) mlp_bias: bool,
     /// A token sees this many positions, its own included; `None`: all.
     pub(crate) window: Option<usize>,
-    /// Factor on cos and sin of queries and keys alike (yarn, longrope). The crate leaves it out:
-    /// it is already in a cached key, and turning must not apply it again.
+    /// Factor on cos and sin of queries and keys alike (yarn). The crate leaves it out: it is already
+    /// in a cached key, and turning must not apply it again.
     pub(crate) magnitude: f64,
 }
 
@@ -202,43 +202,20 @@ impl Config {
     }
 }
 
-/// The factor that yarn (Peng et al., arXiv 2309.00071, section 3.4) and longrope (Ding et al.,
-/// arXiv 2402.13753) put on cos and sin, with the defaults of Hugging Face transformers.
+/// The factor that yarn puts on cos and sin (Peng et al., arXiv 2309.00071, section 3.4), with the
+/// defaults of Hugging Face transformers.
 fn magnitude(json: &Value) -> Result<f64> {
     let rope = match &json["rope_parameters"] {
         Value::Null => &json["rope_scaling"],
         parameters => parameters,
     };
-    let kind = rope["rope_type"].as_str().or(rope["type"].as_str());
-    if let Some(factor) = rope["attention_factor"].as_f64() {
-        return Ok(factor);
-    }
-    match kind {
+    match rope["rope_type"].as_str().or(rope["type"].as_str()) {
         Some("yarn") => {
             let factor = number(rope, "factor", 1.0)?;
-            let scale = |mscale: f64| match factor > 1.0 {
-                true => 0.1 * mscale * factor.ln() + 1.0,
-                false => 1.0,
-            };
-            match (rope["mscale"].as_f64(), rope["mscale_all_dim"].as_f64()) {
-                (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => {
-                    Ok(scale(mscale) / scale(all))
-                }
-                _ => Ok(scale(1.0)),
-            }
+            let default = 1.0 + 0.1 * factor.max(1.0).ln();
+            number(rope, "attention_factor", default)
         }
-        Some("longrope") => {
-            let longest = number(json, "max_position_embeddings", 0.0)?;
-            let original = match rope["original_max_position_embeddings"].as_f64() {
-                Some(original) => original,
-                None => number(json, "original_max_position_embeddings", longest)?,
-            };
-            let factor = number(rope, "factor", longest / original)?;
-            Ok(match factor > 1.0 {
-                true => (1.0 + factor.ln() / original.ln()).sqrt(),
-                false => 1.0,
-            })
-        }
+        Some("longrope") => bail!("longrope: this decoder does not know its magnitude factor"),
         _ => Ok(1.0),
     }
 }

@@ -14,11 +14,12 @@
 //! A prediction needs the logits of the last token, and a cache holds none. So in each way the last
 //! token is encoded, in its row and at its position, along with the edited ones.
 
+use std::iter::zip;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use pie_rope::{Cpu, Plan, Rotations};
+use pie_rope::{Cpu, ModelRope, Plan, Rope, Rotations};
 
 use crate::cache::Cache;
 use crate::model::Decoder;
@@ -38,8 +39,8 @@ pub(crate) enum Way {
 impl Way {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Way::Full => "full recomputation",
-            Way::Conflict => "conflict encoding",
+            Way::Full => "full",
+            Way::Conflict => "conflict",
             Way::Pie => "PIE",
         }
     }
@@ -47,13 +48,16 @@ impl Way {
 
 /// A model, its tokenizer and the crate's CPU backend.
 pub(crate) struct Engine {
-    pub(crate) decoder: Decoder,
-    pub(crate) text: Text,
-    pub(crate) cpu: Cpu,
+    decoder: Decoder,
+    text: Text,
+    cpu: Cpu,
+    /// A rotary encoding that turns nothing. Keys that are moved with it stay turned to where they
+    /// were.
+    still: ModelRope,
     /// Runs of each way; the median of their times is kept.
-    pub(crate) repeat: usize,
+    repeat: usize,
     /// Longest predicted line, in tokens.
-    pub(crate) line: usize,
+    line: usize,
 }
 
 /// An edit, three ways.
@@ -74,10 +78,12 @@ pub(crate) struct Outcome {
     pub(crate) encode_ms: f64,
     /// KL divergence of the next-token distribution from full recomputation's, in nats.
     pub(crate) divergence: f64,
+    /// The same, as a mean over the tokens of the line that full recomputation predicts, each after
+    /// the same line so far.
+    pub(crate) line_divergence: f64,
     /// Whether the most probable next token is full recomputation's.
     pub(crate) same_choice: bool,
-    /// Of the tokens of the line that full recomputation predicts: the fraction that is this way's
-    /// first choice too, each after the same line so far.
+    /// Of the tokens of that line, the fraction that is this way's first choice too.
     pub(crate) agreement: f64,
     /// Whether the line that this way predicts by itself is full recomputation's.
     pub(crate) same_line: bool,
@@ -111,6 +117,30 @@ pub(crate) struct Run {
 }
 
 impl Engine {
+    pub(crate) fn new(
+        decoder: Decoder,
+        text: Text,
+        cpu: Cpu,
+        repeat: usize,
+        line: usize,
+    ) -> Result<Engine> {
+        let layers = decoder.rope().layers();
+        let pairs = decoder.config().head_dim / 2;
+        let still = ModelRope::uniform(Rope::from_inv_freq(vec![0.0; pairs])?, layers);
+        Ok(Engine {
+            decoder,
+            text,
+            cpu,
+            still,
+            repeat,
+            line,
+        })
+    }
+
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
     /// Encodes a document into an empty cache.
     pub(crate) fn encode(
         &self,
@@ -135,9 +165,10 @@ impl Engine {
         progress: &ProgressBar,
     ) -> Result<Comparison> {
         let full = self.median(Way::Full, base, work, old, new, progress)?;
+        let line = self.predict_line(work, &full.logits)?;
         let reference = Reference {
-            line: self.predict_line(work, &full.logits)?,
-            logits: full.logits.clone(),
+            logits: self.logits_along(work, &full.logits, &line)?,
+            line,
         };
         let full = self.judge(Way::Full, full, work, &reference)?;
         let conflict = self.median(Way::Conflict, base, work, old, new, progress)?;
@@ -185,15 +216,13 @@ impl Engine {
                 work.truncate(0);
                 (0..new.len()).collect()
             }
-            Way::Conflict => {
+            Way::Conflict | Way::Pie => {
                 let plan = Plan::from_tokens(old, new)?;
-                work.shift(&plan)?;
-                rows_to_encode(&plan)
-            }
-            Way::Pie => {
-                let plan = Plan::from_tokens(old, new)?;
-                let rotations = Rotations::for_model(&plan, self.decoder.rope())?;
-                work.splice(&self.cpu, &plan, &rotations)?;
+                let rope = match way {
+                    Way::Pie => self.decoder.rope(),
+                    _ => &self.still,
+                };
+                work.splice(&self.cpu, &plan, &Rotations::for_model(&plan, rope)?)?;
                 rows_to_encode(&plan)
             }
         };
@@ -209,8 +238,7 @@ impl Engine {
         })
     }
 
-    /// Encodes tokens of a document that begins at position 0, so that rows are positions, and
-    /// returns the logits of the last one.
+    /// Encodes tokens of a document, and returns the logits of the last one.
     fn encode_rows(
         &self,
         cache: &mut Cache,
@@ -220,8 +248,7 @@ impl Engine {
     ) -> Result<Vec<f32>> {
         let mut last = None;
         for (tokens, rows) in tokens.chunks(CHUNK).zip(rows.chunks(CHUNK)) {
-            let positions: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-            let hidden = self.decoder.encode(cache, tokens, rows, &positions)?;
+            let hidden = self.decoder.encode(cache, tokens, rows, &positions(rows))?;
             last = Some(hidden.narrow(0, tokens.len() - 1, 1)?);
             progress.inc(tokens.len() as u64);
         }
@@ -237,18 +264,24 @@ impl Engine {
         work: &mut Cache,
         reference: &Reference,
     ) -> Result<Outcome> {
-        let choices = self.choices_along(work, &run.logits, &reference.line)?;
-        let same = choices.iter().zip(&reference.line).filter(|(a, b)| a == b);
-        let agreement = same.count() as f64 / reference.line.len() as f64;
+        let logits = self.logits_along(work, &run.logits, &reference.line)?;
+        let length = reference.line.len() as f64;
+        let divergences: Vec<f64> = zip(&reference.logits, &logits)
+            .map(|(reference, logits)| divergence(reference, logits))
+            .collect();
+        let agreeing = zip(&reference.line, &logits)
+            .filter(|(token, logits)| **token == first_choice(logits))
+            .count();
         let line = self.predict_line(work, &run.logits)?;
         Ok(Outcome {
             way,
             encoded: run.encoded,
             turn_ms: run.turn_ms,
             encode_ms: run.encode_ms,
-            divergence: divergence(&reference.logits, &run.logits),
-            same_choice: choices[0] == reference.line[0],
-            agreement,
+            divergence: divergences[0],
+            line_divergence: divergences.iter().sum::<f64>() / length,
+            same_choice: first_choice(&run.logits) == reference.line[0],
+            agreement: agreeing as f64 / length,
             same_line: line == reference.line,
             line: self.text.decode(&line)?,
         })
@@ -278,22 +311,32 @@ impl Engine {
         Ok(line)
     }
 
-    /// The most probable token at each place of `line`, each after the line so far. Leaves the
-    /// cache as it was.
-    fn choices_along(&self, cache: &mut Cache, logits: &[f32], line: &[u32]) -> Result<Vec<u32>> {
-        let end = cache.positions().len();
-        let mut choices = vec![first_choice(logits)];
+    /// The logits for each token of `line`, each after the line so far. `logits` are those of the
+    /// last token in the cache, which is left as it was.
+    fn logits_along(
+        &self,
+        cache: &mut Cache,
+        logits: &[f32],
+        line: &[u32],
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut all = vec![logits.to_vec()];
         let given = &line[..line.len() - 1];
         if !given.is_empty() {
+            let end = cache.positions().len();
             let rows: Vec<usize> = (end..end + given.len()).collect();
-            let positions: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-            let hidden = self.decoder.encode(cache, given, &rows, &positions)?;
-            let logits: Vec<Vec<f32>> = self.decoder.logits(&hidden)?.to_vec2()?;
-            choices.extend(logits.iter().map(|logits| first_choice(logits)));
+            let hidden = self
+                .decoder
+                .encode(cache, given, &rows, &positions(&rows))?;
+            all.extend(self.decoder.logits(&hidden)?.to_vec2()?);
+            cache.truncate(end);
         }
-        cache.truncate(end);
-        Ok(choices)
+        Ok(all)
     }
+}
+
+/// The positions of rows in a document that begins at position 0.
+fn positions(rows: &[usize]) -> Vec<i32> {
+    rows.iter().map(|&row| row as i32).collect()
 }
 
 impl Run {
@@ -304,8 +347,9 @@ impl Run {
 
 /// What full recomputation predicts.
 struct Reference {
-    logits: Vec<f32>,
     line: Vec<u32>,
+    /// The logits from which each token of the line was chosen.
+    logits: Vec<Vec<f32>>,
 }
 
 /// The rows that an edit opens, and the last one.

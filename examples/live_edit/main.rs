@@ -63,16 +63,10 @@ fn run(args: &Args) -> Result<()> {
 
     let loading = ProgressBar::new_spinner().with_message("loading the model");
     loading.enable_steady_tick(Duration::from_millis(100));
-    let engine = Engine {
-        decoder: Decoder::load(&checkpoint, capacity)?,
-        text,
-        cpu: Cpu::with_threads(args.threads())?,
-        repeat: args.repeat as usize,
-        line: args.line as usize,
-    };
+    let decoder = Decoder::load(&checkpoint, capacity)?;
     loading.finish_and_clear();
 
-    let config = engine.decoder.config();
+    let config = decoder.config();
     println!(
         "{}: {} layers, {} key/value heads of {} dimensions, {} cache, {} threads\n",
         checkpoint.name(),
@@ -82,6 +76,9 @@ fn run(args: &Args) -> Result<()> {
         args.dtype,
         args.threads()
     );
+    let cpu = Cpu::with_threads(args.threads())?;
+    let (repeat, line) = (args.repeat as usize, args.line as usize);
+    let engine = Engine::new(decoder, text, cpu, repeat, line)?;
     let results = replay(&engine, args, &documents, capacity)?;
     if results.len() > 1 {
         println!("{}", report::summary(&results));
@@ -97,14 +94,14 @@ fn replay(
     documents: &[Tokenized<'_>],
     capacity: usize,
 ) -> Result<Vec<(Kind, Comparison)>> {
-    let total = documents.iter().map(|d| d.to_encode(engine.repeat)).sum();
+    let total = documents.iter().map(|d| d.to_encode(args.repeat)).sum();
     // Drawn on standard error, and only if that is a terminal.
     let progress = ProgressBar::new(total).with_style(
         ProgressStyle::with_template("{bar:40} {pos} of about {len} tokens, {eta} left")
             .context("progress bar")?,
     );
-    let mut base = engine.decoder.cache(capacity, args.dtype.into())?;
-    let mut work = engine.decoder.cache(capacity, args.dtype.into())?;
+    let mut base = engine.decoder().cache(capacity, args.dtype.into())?;
+    let mut work = engine.decoder().cache(capacity, args.dtype.into())?;
     let mut results = Vec::new();
     for Tokenized {
         document,
@@ -148,8 +145,8 @@ impl Tokenized<'_> {
     }
 
     /// Tokens that the whole replay has to encode, the few that are edited not counted.
-    fn to_encode(&self, repeat: usize) -> u64 {
+    fn to_encode(&self, repeat: u32) -> u64 {
         let full: usize = self.edited.iter().map(Vec::len).sum();
-        (self.old.len() + repeat * full) as u64
+        self.old.len() as u64 + u64::from(repeat) * full as u64
     }
 }

@@ -4,7 +4,7 @@
 //! position, and attends to the rows at positions up to its own. So tokens can be encoded in the
 //! middle of what is cached.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, Module, RmsNorm, VarBuilder};
 use pie_rope::{ModelRope, Pairing};
@@ -155,8 +155,8 @@ impl Decoder {
         Ok(self.head.forward(hidden)?)
     }
 
-    /// cos and sin of position × inverse frequency, taken in f64. The magnitude factor of yarn and
-    /// longrope is the model's own business, so it is put on here.
+    /// cos and sin of position × inverse frequency, taken in f64. Yarn's magnitude factor is the
+    /// model's own business, so it is put on here.
     fn angles(&self, positions: &[i32]) -> Result<(Tensor, Tensor)> {
         let angles = positions
             .iter()
@@ -342,11 +342,17 @@ fn linear(
 
 /// The inverse frequencies that all layers share, with the checks that the decoder relies on.
 fn shared_inv_freq(rope: &ModelRope, config: &Config) -> Result<Vec<f64>> {
-    let layer = |index| {
+    ensure!(
+        rope.layers() == config.layers,
+        "the rotary encoding is of {} layers, the model of {}",
+        rope.layers(),
+        config.layers
+    );
+    let mut layers = (0..config.layers).map(|index| {
         rope.layer(index)
             .with_context(|| format!("layer {index} has no rotary encoding"))
-    };
-    let first = layer(0)?;
+    });
+    let first = layers.next().context("the model has no layers")??;
     ensure!(
         first.pairing() == Pairing::HalfSplit
             && first.offset() == 0
@@ -358,10 +364,11 @@ fn shared_inv_freq(rope: &ModelRope, config: &Config) -> Result<Vec<f64>> {
         first.offset(),
         first.pairing()
     );
-    for index in 1..config.layers {
-        if layer(index)?.inv_freq() != first.inv_freq() {
-            bail!("layers 0 and {index} rotate differently; this decoder has one rope for all");
-        }
+    for layer in layers {
+        ensure!(
+            layer? == first,
+            "layers rotate differently; this decoder has one rope for all"
+        );
     }
     Ok(first.inv_freq().to_vec())
 }

@@ -8,31 +8,31 @@ use crate::compare::{Comparison, Outcome, Way};
 use crate::edits::Kind;
 
 /// Characters of a predicted line that are shown.
-const LINE_WIDTH: usize = 44;
+const LINE_WIDTH: usize = 40;
 
 /// The heading of an edit and its table.
 pub(crate) fn edit(name: &str, kind: Kind, comparison: &Comparison) -> String {
     let mut out = format!("{name} ({kind}): {}\n", describe(&comparison.plan));
-    out += &format!(
-        "  {:<18} {:>7} {:>9} {:>7} {:>8} {:>8} {:>6}  next line\n",
-        "", "encoded", "encode ms", "turn ms", "speed-up", "KL, nats", "agrees"
-    );
+    out += "            encoded encode ms  turn ms speed-up  KL next  KL line agrees  next line\n";
     for outcome in &comparison.outcomes {
-        let Outcome { way, encoded, .. } = outcome;
-        let compared = |text: String| match way {
-            Way::Full => "-".to_owned(),
-            _ => text,
+        let Outcome { way, encoded, .. } = *outcome;
+        let way_name = way.name();
+        let encode_ms = outcome.encode_ms;
+        let line = quote(&outcome.line);
+        out += &match way {
+            Way::Full => format!(
+                "  {way_name:<9} {encoded:>7} {encode_ms:>9.1} {:>8} {:>8} {:>8} {:>8} {:>6}  {line}\n",
+                "-", "-", "-", "-", "-",
+            ),
+            Way::Conflict | Way::Pie => format!(
+                "  {way_name:<9} {encoded:>7} {encode_ms:>9.1} {:>8.2} {:>6.1} x {:>8.1e} {:>8.1e} {:>4.0} %  {line}\n",
+                outcome.turn_ms,
+                comparison.speed_up(way),
+                outcome.divergence,
+                outcome.line_divergence,
+                100.0 * outcome.agreement,
+            ),
         };
-        out += &format!(
-            "  {:<18} {encoded:>7} {:>9.1} {:>7} {:>8} {:>8} {:>6}  {}\n",
-            way.name(),
-            outcome.encode_ms,
-            compared(format!("{:.2}", outcome.turn_ms)),
-            compared(format!("{:.1} x", comparison.speed_up(*way))),
-            compared(format!("{:.1e}", outcome.divergence)),
-            compared(format!("{:.0} %", 100.0 * outcome.agreement)),
-            quote(&outcome.line),
-        );
     }
     out
 }
@@ -41,22 +41,27 @@ pub(crate) fn edit(name: &str, kind: Kind, comparison: &Comparison) -> String {
 fn describe(plan: &Plan) -> String {
     let new: usize = plan.new_spans().iter().map(|span| span.len).sum();
     let affected: usize = plan.affected().map(|span| span.len).sum();
-    let deltas: Vec<String> = plan.deltas().iter().map(|d| format!("{d:+}")).collect();
+    let by = match plan.deltas() {
+        [] => String::new(),
+        deltas @ ([_] | [_, _] | [_, _, _] | [_, _, _, _]) => {
+            let each: Vec<String> = deltas.iter().map(|delta| format!("{delta:+}")).collect();
+            format!(" by {}", each.join(", "))
+        }
+        [first, .., last] => format!(
+            " by {first:+} to {last:+}, {} distances",
+            plan.deltas().len()
+        ),
+    };
     format!(
-        "{} -> {} tokens, {new} new, {affected} moved by {}",
+        "{} -> {} tokens, {new} new, {affected} move{by}",
         plan.old_rows(),
         plan.new_rows(),
-        match deltas.is_empty() {
-            true => "0".to_owned(),
-            false => deltas.join(", "),
-        }
     )
 }
 
-/// A line as it is shown: without the line break before it, and not too long.
+/// A line as it is shown: without white space around it, and not too long.
 fn quote(line: &str) -> String {
-    let line = line.trim_matches(['\r', '\n']).trim_end();
-    let line = line.trim_start_matches(['\r', '\n']);
+    let line = line.trim();
     match line.char_indices().nth(LINE_WIDTH) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line.to_owned(),
@@ -69,35 +74,30 @@ pub(crate) fn summary(results: &[(Kind, Comparison)]) -> String {
     for (kind, comparison) in results {
         kinds.entry(*kind).or_default().push(comparison);
     }
-    let mut out = format!(
-        "{:<15} {:<18} {:>5} {:>8} {:>9} {:>12} {:>6} {:>9} {:>8}\n",
-        "kind",
-        "way",
-        "edits",
-        "KL, mean",
-        "KL,median",
-        "first choice",
-        "agrees",
-        "same line",
-        "speed-up"
+    let mut out = String::from(
+        "                                   KL next           KL line      first          same  speed-\n\
+         kind            edits         mean   median     mean   median   choice agrees  line      up\n",
     );
     for (kind, comparisons) in kinds {
         for way in [Way::Conflict, Way::Pie] {
-            let values = |value: &dyn Fn(&Outcome) -> f64| -> Vec<f64> {
+            let values = |value: fn(&Outcome) -> f64| -> Vec<f64> {
                 comparisons.iter().map(|c| value(c.outcome(way))).collect()
             };
-            let divergence = values(&|o| o.divergence);
-            let speed_up = comparisons.iter().map(|c| c.speed_up(way)).collect();
+            let next = values(|o| o.divergence);
+            let line = values(|o| o.line_divergence);
+            let percent = |value: fn(&Outcome) -> f64| 100.0 * mean(&values(value));
             out += &format!(
-                "{kind:<15} {:<18} {:>5} {:>8.1e} {:>9.1e} {:>10.0} % {:>4.0} % {:>7.0} % {:>6.1} x\n",
-                way.name(),
+                "{kind:<15} {:>5} {:<8} {:>8.1e} {:>8.1e} {:>8.1e} {:>8.1e} {:>6.0} % {:>4.0} % {:>3.0} % {:>5.1} x\n",
                 comparisons.len(),
-                mean(&divergence),
-                median(divergence),
-                100.0 * mean(&values(&|o| f64::from(u8::from(o.same_choice)))),
-                100.0 * mean(&values(&|o| o.agreement)),
-                100.0 * mean(&values(&|o| f64::from(u8::from(o.same_line)))),
-                median(speed_up),
+                way.name(),
+                mean(&next),
+                median(next.clone()),
+                mean(&line),
+                median(line.clone()),
+                percent(|o| f64::from(u8::from(o.same_choice))),
+                percent(|o| o.agreement),
+                percent(|o| f64::from(u8::from(o.same_line))),
+                median(comparisons.iter().map(|c| c.speed_up(way)).collect()),
             );
         }
     }
@@ -106,11 +106,15 @@ pub(crate) fn summary(results: &[(Kind, Comparison)]) -> String {
 
 /// How to read it.
 pub(crate) const LEGEND: &str = "\
-encoded: tokens that went through the model, the last one of the file always among them, since its
-logits are the prediction. turn ms: finding the edited tokens, and moving (conflict encoding) or
-moving and turning (PIE) the rest of the cache. KL: divergence of the next-token distribution from
-full recomputation's. agrees: of the tokens of the line that full recomputation predicts, how many
-are also this way's first choice, given the line so far. next line: what it writes by itself.
+full      everything encoded again: what the other two are measured against
+conflict  the edited tokens encoded, the other keys moved but not turned
+PIE       the edited tokens encoded, the other keys turned to their new positions
+encoded   tokens that went through the model; the last one of the file always does, since its
+          logits are the prediction
+turn ms   finding the edited tokens, then moving and turning the rest of the cache
+KL next   divergence, in nats, of the next-token distribution from full recomputation's
+KL line   the same, over the tokens of the line that full recomputation predicts: their mean
+agrees    how many tokens of that line are this way's first choice too, given the line so far
 ";
 
 fn mean(values: &[f64]) -> f64 {
