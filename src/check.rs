@@ -27,7 +27,11 @@ pub(crate) fn in_place(
         let affected = || spans.clone().filter(|span| span.is_affected());
         bounds(affected().flat_map(|s| [s.src..s.src + s.len, s.dst..s.dst + s.len]))
     } else {
-        bounds(spans.filter(|s| s.turn.is_some()).map(|s| s.src..s.src + s.len))
+        bounds(
+            spans
+                .filter(|s| s.turn.is_some())
+                .map(|s| s.src..s.src + s.len),
+        )
     };
     layer_count(rotations, layers.len())?;
     let values = layout.values.filter(|_| moves);
@@ -83,7 +87,10 @@ pub(crate) fn copy(
     }
     // Source keys and destination values, and the other way round, where all four share a buffer.
     let packed = dst_layers.iter().any(|layer| layer.packed);
-    let crossed = [src.values.zip(Some(dst.keys)), dst.values.zip(Some(src.keys))];
+    let crossed = [
+        src.values.zip(Some(dst.keys)),
+        dst.values.zip(Some(src.keys)),
+    ];
     for (a, b) in crossed.into_iter().flatten().filter(|_| within && packed) {
         if !same_lattice(&src.keys, &dst.keys) && !a.is_disjoint(&b) {
             return Err(Error::Layout(
@@ -166,7 +173,10 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
         Error::Layout(problem) => Error::Layout(format!("layer {index}, {name}: {problem}")),
         other => other,
     };
-    layout.keys.check(layer.keys).map_err(|e| of_layer("keys", e))?;
+    layout
+        .keys
+        .check(layer.keys)
+        .map_err(|e| of_layer("keys", e))?;
     let Some(len) = layer.values.filter(|_| values) else {
         return Ok(());
     };
