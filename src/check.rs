@@ -27,20 +27,24 @@ pub(crate) fn in_place(
         let affected = || spans.clone().filter(|span| span.is_affected());
         bounds(affected().flat_map(|s| [s.src..s.src + s.len, s.dst..s.dst + s.len]))
     } else {
-        bounds(spans.filter(|s| s.turn.is_some()).map(|s| s.src..s.src + s.len))
+        bounds(
+            spans
+                .filter(|s| s.turn.is_some())
+                .map(|s| s.src..s.src + s.len),
+        )
     };
     layer_count(rotations, layers.len())?;
+    // Buffers first: a layout that fits one has a sane number of blocks.
+    for (index, layer) in layers.enumerate() {
+        buffers(index, layout, layer, moves)?;
+    }
     let values = layout.values.filter(|_| moves);
     for (name, part) in [("keys", Some(layout.keys)), ("values", values)] {
         let Some(part) = part else { continue };
         rows(name, &part, touched.end)?;
-        Blocks::of(&part).claim(name, &part, touched.clone())?;
+        distinct_blocks(name, &part, touched.clone())?;
     }
-    window(rotations, &layout.keys)?;
-    for (index, layer) in layers.enumerate() {
-        buffers(index, layout, layer, moves)?;
-    }
-    Ok(())
+    window(rotations, &layout.keys)
 }
 
 /// Checks a copy from one place to another. `within`: both lie in the same buffers.
@@ -61,6 +65,16 @@ pub(crate) fn copy(
             ),
         ));
     }
+    for (index, (&from, &to)) in src_layers.iter().zip(dst_layers).enumerate() {
+        buffers(index, src, from, true)?;
+        buffers(index, dst, to, true)?;
+        if from.values.is_some() != to.values.is_some() {
+            return Err(argument(
+                "dst",
+                format!("layer {index}: source and destination must both have values, or neither"),
+            ));
+        }
+    }
     let spans = rotations.spans();
     let read = bounds(spans.iter().map(|s| s.src..s.src + s.len));
     let written = bounds(spans.iter().map(|s| s.dst..s.dst + s.len));
@@ -73,17 +87,19 @@ pub(crate) fn copy(
         same_rows(name, &src, &dst)?;
         rows(name, &src, read.end)?;
         rows(name, &dst, written.end)?;
-        let mut blocks = Blocks::of(&dst);
-        blocks.claim(name, &dst, written.clone())?;
         if within {
-            apart(name, blocks, (&src, read.clone()), &dst)?;
+            apart(name, (&src, read.clone()), (&dst, written.clone()))?;
         } else {
-            Blocks::of(&src).valid(name, &src, read.clone())?;
+            valid_blocks(name, &src, read.clone())?;
+            distinct_blocks(name, &dst, written.clone())?;
         }
     }
     // Source keys and destination values, and the other way round, where all four share a buffer.
     let packed = dst_layers.iter().any(|layer| layer.packed);
-    let crossed = [src.values.zip(Some(dst.keys)), dst.values.zip(Some(src.keys))];
+    let crossed = [
+        src.values.zip(Some(dst.keys)),
+        dst.values.zip(Some(src.keys)),
+    ];
     for (a, b) in crossed.into_iter().flatten().filter(|_| within && packed) {
         if !same_lattice(&src.keys, &dst.keys) && !a.is_disjoint(&b) {
             return Err(Error::Layout(
@@ -91,18 +107,7 @@ pub(crate) fn copy(
             ));
         }
     }
-    window(rotations, &dst.keys)?;
-    for (index, (&from, &to)) in src_layers.iter().zip(dst_layers).enumerate() {
-        buffers(index, src, from, true)?;
-        buffers(index, dst, to, true)?;
-        if from.values.is_some() != to.values.is_some() {
-            return Err(argument(
-                "dst",
-                format!("layer {index}: source and destination must both have values, or neither"),
-            ));
-        }
-    }
-    Ok(())
+    window(rotations, &dst.keys)
 }
 
 fn argument(argument: &'static str, problem: String) -> Error {
@@ -166,7 +171,10 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
         Error::Layout(problem) => Error::Layout(format!("layer {index}, {name}: {problem}")),
         other => other,
     };
-    layout.keys.check(layer.keys).map_err(|e| of_layer("keys", e))?;
+    layout
+        .keys
+        .check(layer.keys)
+        .map_err(|e| of_layer("keys", e))?;
     let Some(len) = layer.values.filter(|_| values) else {
         return Ok(());
     };
@@ -195,22 +203,21 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
 /// Source and destination rows in one buffer must have no block in common, or lie wholly apart.
 fn apart(
     name: &str,
-    mut blocks: Blocks,
     (src, read): (&KeyLayout<'_>, Range<usize>),
-    dst: &KeyLayout<'_>,
+    (dst, written): (&KeyLayout<'_>, Range<usize>),
 ) -> Result<()> {
-    Blocks::of(src).valid(name, src, read.clone())?;
-    if read.is_empty() {
-        return Ok(());
-    }
+    valid_blocks(name, src, read.clone())?;
+    let mut blocks = Blocks::default();
+    blocks.claim(name, dst, written)?;
     if same_lattice(src, dst) {
         return blocks.claim(name, src, read).map_err(|_| {
             Error::Layout(format!(
-                "{name}: source and destination share a block; rows that move inside their own blocks are what `splice` is for"
+                "{name}: a block is among those to copy from and those to copy to, or twice among the \
+                 former; `splice` is what moves rows inside their own blocks"
             ))
         });
     }
-    if !src.is_disjoint(dst) {
+    if !read.is_empty() && !src.is_disjoint(dst) {
         return Err(Error::Layout(format!(
             "{name}: source and destination share a buffer, and their layouts may overlap"
         )));
@@ -223,33 +230,41 @@ fn same_lattice(a: &KeyLayout<'_>, b: &KeyLayout<'_>) -> bool {
     KeyLayout { table: None, ..*a } == KeyLayout { table: None, ..*b }
 }
 
-/// The physical blocks that a call has claimed: two rows of a sequence in one place would be turned
-/// twice, and raced for by two threads.
+/// Every block of these rows exists.
+fn valid_blocks(name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
+    for index in logical_blocks(layout, rows) {
+        let block = layout.block(index);
+        if block >= layout.blocks.len {
+            return Err(Error::Layout(format!(
+                "{name}: block table entry {index} is {block}, there are {} blocks",
+                layout.blocks.len
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Every block of these rows exists and is there once.
+fn distinct_blocks(name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
+    match layout.table {
+        Some(_) => Blocks::default().claim(name, layout, rows),
+        None => valid_blocks(name, layout, rows),
+    }
+}
+
+/// The physical blocks that a call has claimed, a bit each: two rows of a sequence in one place would be
+/// turned twice, and raced for by two threads.
+#[derive(Default)]
 struct Blocks(Vec<u64>);
 
 impl Blocks {
-    fn of(layout: &KeyLayout<'_>) -> Blocks {
-        // Zeroed pages come untouched from the system, so a large pool costs what is used of it.
-        Blocks(vec![0; layout.blocks.len.div_ceil(64)])
-    }
-
-    /// Every block of these rows exists.
-    fn valid(&self, name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
-        for index in logical_blocks(layout, rows) {
-            let block = layout.block(index);
-            if block >= layout.blocks.len {
-                return Err(Error::Layout(format!(
-                    "{name}: block table entry {index} is {block}, there are {} blocks",
-                    layout.blocks.len
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Every block of these rows exists, and none is claimed twice.
     fn claim(&mut self, name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
-        self.valid(name, layout, rows.clone())?;
+        valid_blocks(name, layout, rows.clone())?;
+        if self.0.is_empty() && !rows.is_empty() {
+            // Zeroed pages come untouched from the system, so a large pool costs what is used of it.
+            self.0 = vec![0; layout.blocks.len.div_ceil(64)];
+        }
         for index in logical_blocks(layout, rows) {
             let block = layout.block(index);
             let (word, bit) = (block / 64, 1 << (block % 64));

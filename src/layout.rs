@@ -435,9 +435,10 @@ impl<'t> KeyLayout<'t> {
                 return false;
             }
         }
-        let (Ok(first_span), Ok(second_span)) =
-            (nested_span(&mut first_inner), nested_span(&mut second_inner))
-        else {
+        let (Ok(first_span), Ok(second_span)) = (
+            nested_span(&mut first_inner),
+            nested_span(&mut second_inner),
+        ) else {
             return false;
         };
         let Some(both) = gap.checked_add(second_span) else {

@@ -42,7 +42,11 @@ pub fn rotate(vector: &mut [f64], rope: &Rope, position: f64) {
 ///
 /// # Panics
 /// If the vector is shorter than a rope's window.
-pub fn turn(vector: &mut [f64], (old, old_position): (&Rope, i32), (new, new_position): (&Rope, i32)) {
+pub fn turn(
+    vector: &mut [f64],
+    (old, old_position): (&Rope, i32),
+    (new, new_position): (&Rope, i32),
+) {
     rotate(vector, old, -f64::from(old_position));
     rotate(vector, new, f64::from(new_position));
 }
@@ -87,7 +91,10 @@ mod tests {
             assert_eq!(ulp(ElementType::F16, half.to_f64()), next - half.to_f64());
             let brain = bf16::from_f64(value);
             let next = bf16::from_bits(brain.to_bits() + 1).to_f64();
-            assert_eq!(ulp(ElementType::BF16, brain.to_f64()), next - brain.to_f64());
+            assert_eq!(
+                ulp(ElementType::BF16, brain.to_f64()),
+                next - brain.to_f64()
+            );
         }
     }
 }

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 pub use layer::{Layer, LayerRef, RawLayer};
 
-use crate::check::{self, Buffers};
-use crate::rotations::{Table, TurnedSpan};
+use crate::check;
+use crate::rotations::TurnedSpan;
 use crate::{CacheLayout, Element, Error, KeyLayout, Result, Rotations};
 use arch::Kernels;
 use threads::Threads;
@@ -95,10 +95,28 @@ impl Cpu {
         })
     }
 
-    /// One backend for each instruction set that this CPU can run, fastest first, on one thread: they
-    /// all give the same bits, and tests hold them to it.
-    pub fn every_instruction_set() -> impl Iterator<Item = Cpu> {
-        Kernels::available().map(|kernels| Cpu {
+    /// Every instruction set that this build has kernels for, widest first.
+    pub const INSTRUCTION_SETS: &[&str] = arch::NAMES;
+
+    /// One of [`INSTRUCTION_SETS`](Cpu::INSTRUCTION_SETS), on the calling thread. All of them give the
+    /// same bits: this is for tests and measurements.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if this build has no such kernels, or this CPU cannot run them.
+    pub fn with_instruction_set(name: &str) -> Result<Cpu> {
+        let known = Kernels::available().find(|kernels| kernels.name == name);
+        let kernels = known.ok_or_else(|| Error::Argument {
+            argument: "name",
+            problem: if Cpu::INSTRUCTION_SETS.contains(&name) {
+                format!("this CPU has no {name}")
+            } else {
+                format!(
+                    "there is no {name}, only {}",
+                    Cpu::INSTRUCTION_SETS.join(", ")
+                )
+            },
+        })?;
+        Ok(Cpu {
             kernels,
             threads: Threads::One,
         })
@@ -160,7 +178,10 @@ impl Cpu {
         dst_layout: impl Into<CacheLayout<'d>>,
         dst: &mut [Layer<'_, T>],
     ) -> Result<()> {
-        let (src_layout, dst_layout) = (typed::<T>(src_layout.into())?, typed::<T>(dst_layout.into())?);
+        let (src_layout, dst_layout) = (
+            typed::<T>(src_layout.into())?,
+            typed::<T>(dst_layout.into())?,
+        );
         let src: Vec<_> = src.iter().map(LayerRef::raw).collect();
         // SAFETY: as in `rotate`; a `&` source cannot overlap a `&mut` destination.
         unsafe { self.copy_raw(rotations, (&src_layout, &src), (&dst_layout, &raw(dst))) }
@@ -179,7 +200,10 @@ impl Cpu {
         dst_layout: impl Into<CacheLayout<'d>>,
         layers: &mut [Layer<'_, T>],
     ) -> Result<()> {
-        let (src_layout, dst_layout) = (typed::<T>(src_layout.into())?, typed::<T>(dst_layout.into())?);
+        let (src_layout, dst_layout) = (
+            typed::<T>(src_layout.into())?,
+            typed::<T>(dst_layout.into())?,
+        );
         let layers = raw(layers);
         // SAFETY: as in `rotate`.
         unsafe { self.copy_raw(rotations, (&src_layout, &layers), (&dst_layout, &layers)) }
@@ -206,7 +230,12 @@ impl Cpu {
         layout: &CacheLayout<'_>,
         layers: &[RawLayer],
     ) -> Result<()> {
-        check::in_place(rotations, layout, layers.iter().map(RawLayer::buffers), false)?;
+        check::in_place(
+            rotations,
+            layout,
+            layers.iter().map(RawLayer::buffers),
+            false,
+        )?;
         let keys = keys_of(layers, layout).collect::<Vec<_>>();
         let transfers = keys.iter().enumerate().map(|(layer, &end)| Transfer {
             kernels: self.kernels,
@@ -215,9 +244,16 @@ impl Cpu {
             table: rotations.table(layer),
             moves: false,
         });
+        let transfers = transfers
+            .filter(|transfer| transfer.table.is_some())
+            .collect();
         let turned = rotations.spans().iter().filter(|span| span.turn.is_some());
+        let in_place = turned.map(|&span| TurnedSpan {
+            dst: span.src,
+            ..span
+        });
         // SAFETY: `check` has passed; the caller answers for the memory.
-        unsafe { self.in_pieces(transfers.filter(|t| t.table.is_some()).collect(), turned) };
+        unsafe { self.in_pieces(transfers, in_place) };
         Ok(())
     }
 
@@ -234,11 +270,19 @@ impl Cpu {
         layout: &CacheLayout<'_>,
         layers: &[RawLayer],
     ) -> Result<()> {
-        check::in_place(rotations, layout, layers.iter().map(RawLayer::buffers), true)?;
+        check::in_place(
+            rotations,
+            layout,
+            layers.iter().map(RawLayer::buffers),
+            true,
+        )?;
         let spans: Vec<_> = check::splice_order(rotations.spans()).copied().collect();
         let transfers = self.transfers(rotations, (layout, layers), (layout, layers));
         let lanes = lanes(&transfers, self.threads());
-        let bytes = transfers.iter().map(|t| t.row_bytes(t.dst.layout.heads())).sum::<usize>()
+        let bytes = transfers
+            .iter()
+            .map(|t| t.row_bytes(t.dst.layout.heads()))
+            .sum::<usize>()
             * spans.iter().map(|span| span.len).sum::<usize>();
         self.threads.run(lanes.len(), bytes, |lane| {
             let (transfer, part) = &lanes[lane];
@@ -266,8 +310,13 @@ impl Cpu {
         src: (&CacheLayout<'_>, &[RawLayer]),
         dst: (&CacheLayout<'_>, &[RawLayer]),
     ) -> Result<()> {
-        let buffers = |layers: &[RawLayer]| layers.iter().map(RawLayer::buffers).collect::<Vec<_>>();
-        let within = src.1.iter().zip(dst.1).any(|(src, dst)| src.keys == dst.keys);
+        let buffers =
+            |layers: &[RawLayer]| layers.iter().map(RawLayer::buffers).collect::<Vec<_>>();
+        let within = src
+            .1
+            .iter()
+            .zip(dst.1)
+            .any(|(src, dst)| src.keys == dst.keys);
         check::copy(
             rotations,
             (src.0, &buffers(src.1)),
@@ -276,7 +325,7 @@ impl Cpu {
         )?;
         let transfers = self.transfers(rotations, src, dst);
         // SAFETY: `check` has passed; the caller answers for the memory.
-        unsafe { self.in_pieces(transfers, rotations.spans().iter()) };
+        unsafe { self.in_pieces(transfers, rotations.spans().iter().copied()) };
         Ok(())
     }
 }
@@ -298,9 +347,12 @@ impl Cpu {
             moves: true,
         };
         let keys = keys_of(src, src_layout).zip(keys_of(dst, dst_layout));
-        let keys = keys.enumerate().map(|(layer, (src, dst))| transfer(src, dst, rotations.table(layer)));
+        let keys = keys
+            .enumerate()
+            .map(|(layer, (src, dst))| transfer(src, dst, rotations.table(layer)));
         let values = values_of(src, src_layout).zip(values_of(dst, dst_layout));
-        keys.chain(values.map(|(src, dst)| transfer(src, dst, None))).collect()
+        keys.chain(values.map(|(src, dst)| transfer(src, dst, None)))
+            .collect()
     }
 
     /// Brings spans to their destinations in pieces that no order binds, so that threads can take them
@@ -308,24 +360,29 @@ impl Cpu {
     ///
     /// # Safety
     /// As [`Transfer::span`], for all rows of the spans; no span's destination is another's source.
-    unsafe fn in_pieces<'s>(
+    unsafe fn in_pieces(
         &self,
         transfers: Vec<Transfer<'_>>,
-        spans: impl Iterator<Item = &'s TurnedSpan> + Clone,
+        spans: impl Iterator<Item = TurnedSpan>,
     ) {
-        let Some(first) = transfers.first() else { return };
+        let Some(first) = transfers.first() else {
+            return;
+        };
         let layout = first.dst.layout;
         let heads = heads_together(layout);
         // All transfers share the pieces: sized for the keys, fine for the values.
         let row_bytes = first.row_bytes(heads);
         let rows = (PIECE / row_bytes.max(1)).max(1);
         let pieces: Vec<(TurnedSpan, Range<usize>)> = spans
-            .flat_map(|&span| {
+            .flat_map(|span| {
                 let pieces = (0..span.len).step_by(rows);
                 pieces.map(move |start| (span, start..(start + rows).min(span.len)))
             })
             .collect();
-        let parts: Vec<Vec<Part>> = transfers.iter().map(|t| parts(t.dst.layout, heads)).collect();
+        let parts: Vec<Vec<Part>> = transfers
+            .iter()
+            .map(|t| parts(t.dst.layout, heads))
+            .collect();
         // Keys and values may have different numbers of heads, hence of parts.
         let ends: Vec<usize> = parts
             .iter()
@@ -336,7 +393,10 @@ impl Cpu {
             .collect();
         let tasks = ends.last().copied().unwrap_or(0);
         let bytes = pieces.iter().map(|(_, rows)| rows.len()).sum::<usize>()
-            * transfers.iter().map(|t| t.row_bytes(t.dst.layout.heads())).sum::<usize>();
+            * transfers
+                .iter()
+                .map(|t| t.row_bytes(t.dst.layout.heads()))
+                .sum::<usize>();
         self.threads.run(tasks, bytes, |task| {
             let index = ends.partition_point(|&end| end <= task);
             let start = if index == 0 { 0 } else { ends[index - 1] };
@@ -354,7 +414,11 @@ fn typed<T: Element>(layout: CacheLayout<'_>) -> Result<CacheLayout<'_>> {
         if part.element() != T::TYPE {
             return Err(Error::Argument {
                 argument: "layers",
-                problem: format!("slices of {}, but the layout is for {}", T::TYPE, part.element()),
+                problem: format!(
+                    "slices of {}, but the layout is for {}",
+                    T::TYPE,
+                    part.element()
+                ),
             });
         }
     }
@@ -372,7 +436,10 @@ fn keys_of<'a>(layers: &[RawLayer], layout: &'a CacheLayout<'_>) -> impl Iterato
     })
 }
 
-fn values_of<'a>(layers: &[RawLayer], layout: &'a CacheLayout<'_>) -> impl Iterator<Item = End<'a>> {
+fn values_of<'a>(
+    layers: &[RawLayer],
+    layout: &'a CacheLayout<'_>,
+) -> impl Iterator<Item = End<'a>> {
     let values = layers.iter().filter(|layer| !layer.values.is_null());
     let ends = values.map(|layer| layout.values.as_ref().zip(Some(layer.values.cast())));
     ends.flatten().map(|(layout, base)| End { layout, base })
@@ -412,9 +479,15 @@ fn lanes(transfers: &[Transfer<'_>], threads: usize) -> Vec<(usize, Part)> {
     let cuts = (threads * LANES_PER_THREAD).div_ceil(batches.max(1));
     let lanes = transfers.iter().enumerate().flat_map(|(index, transfer)| {
         let layout = transfer.dst.layout;
-        let finer = if threads > 1 { layout.heads().div_ceil(cuts) } else { usize::MAX };
+        let finer = if threads > 1 {
+            layout.heads().div_ceil(cuts)
+        } else {
+            usize::MAX
+        };
         let together = heads_together(layout).min(finer);
-        parts(layout, together).into_iter().map(move |part| (index, part))
+        parts(layout, together)
+            .into_iter()
+            .map(move |part| (index, part))
     });
     lanes.collect()
 }

@@ -190,7 +190,11 @@ impl Transfer<'_> {
         if let Some((rope, (cos, sin))) = turn {
             window = rope.window();
             let half_stride = rope.pairs() as isize;
-            let turn = arch::Turn { half_stride, cos, sin };
+            let turn = arch::Turn {
+                half_stride,
+                cos,
+                sin,
+            };
             let kernel = self.kernels.turn(layout.element(), rope.pairing());
             let first = if run.backwards { run.rows - 1 } else { 0 };
             let (to, from) = self.at(run, first, heads.start, window.start);
@@ -222,10 +226,17 @@ impl Transfer<'_> {
                 .min(dst.pack - dim % dst.pack);
             // Where neighbouring rows touch, the run is one long row.
             let touching = src.rows.stride == len && dst.rows.stride == len;
-            let (rows, elements) = if touching { (1, run.rows * len) } else { (run.rows, len) };
+            let (rows, elements) = if touching {
+                (1, run.rows * len)
+            } else {
+                (run.rows, len)
+            };
             let first = if run.backwards { rows - 1 } else { 0 };
             let (to, from) = self.at(run, first, heads.start, dim);
-            let walk = in_bytes(self.walk(rows, 1, heads.len(), run.backwards), size as isize);
+            let walk = in_bytes(
+                self.walk(rows, 1, heads.len(), run.backwards),
+                size as isize,
+            );
             // SAFETY: these dimensions of these rows are the caller's; a row is read before it is
             // written, and rows are walked in the order of the move.
             unsafe { (self.kernels.move_rows)(to, from, &walk, elements * size) };
@@ -239,8 +250,14 @@ impl Transfer<'_> {
     /// As [`span`](Self::span).
     unsafe fn turn_groups(&self, run: Run, heads: &Range<usize>, groups: &Groups) {
         let layout = self.dst.layout;
-        let here = Transfer { src: self.dst, ..*self };
-        let run = Run { src: run.dst, ..run };
+        let here = Transfer {
+            src: self.dst,
+            ..*self
+        };
+        let run = Run {
+            src: run.dst,
+            ..run
+        };
         for group in &groups.list {
             let kernel = self.kernels.turn(layout.element(), group.pairing);
             let mut row = 0;
@@ -249,7 +266,11 @@ impl Transfer<'_> {
                 let stretch = group.stretch.min(run.rows - row);
                 let stretches = (run.rows - row) / stretch;
                 let (cos, sin) = groups.row(group, stretch);
-                let turn = arch::Turn { half_stride: group.half_stride, cos, sin };
+                let turn = arch::Turn {
+                    half_stride: group.half_stride,
+                    cos,
+                    sin,
+                };
                 let (at, _) = here.at(run, row, heads.start, group.dim);
                 let walk = here.walk(stretches, stretch, heads.len(), false);
                 // SAFETY: in place; the group's dimensions of these rows are the caller's, and no two
@@ -268,14 +289,20 @@ impl Transfer<'_> {
                 first + row * layout.rows.stride + head * layout.heads.stride + layout.dim(dim);
             end.base.wrapping_add(element * layout.element().size())
         };
-        (address(self.dst, run.dst), address(self.src, run.src).cast_const())
+        (
+            address(self.dst, run.dst),
+            address(self.src, run.src).cast_const(),
+        )
     }
 
     /// A walk over `heads` heads of `steps` steps, each `rows` rows long, finest stride inside.
     fn walk(&self, steps: usize, rows: usize, heads: usize, backwards: bool) -> Walk {
         let stride = |end: End<'_>| {
             let stride = (end.layout.rows.stride * rows) as isize;
-            (if backwards { -stride } else { stride }, end.layout.heads.stride as isize)
+            (
+                if backwards { -stride } else { stride },
+                end.layout.heads.stride as isize,
+            )
         };
         let (src_rows, src_heads) = stride(self.src);
         let (dst_rows, dst_heads) = stride(self.dst);
@@ -358,7 +385,11 @@ impl Groups {
             };
             // The same dimensions of neighbouring rows are contiguous if the group fills its packs.
             let touching = elements == pack && layout.rows.stride == pack;
-            let stretch = if touching { STRETCH.min(layout.rows.len) } else { 1 };
+            let stretch = if touching {
+                STRETCH.min(layout.rows.len)
+            } else {
+                1
+            };
             groups.list.push(Group {
                 pairing,
                 half_stride: layout.dim(b) as isize - layout.dim(a) as isize,

@@ -40,13 +40,15 @@ pub struct Candidate {
 
 /// Every backend that this build knows, present or not.
 pub fn candidates() -> Vec<Candidate> {
-    Cpu::INSTRUCTION_SETS.iter().map(|&set| Candidate {
-        name: format!("cpu-{set}"),
-        backend: Cpu::with_instruction_set(set)
-            .map(|cpu| Box::new(cpu) as Box<dyn Backend>)
-            .map_err(|error| error.to_string()),
-    })
-    .collect()
+    Cpu::INSTRUCTION_SETS
+        .iter()
+        .map(|&set| Candidate {
+            name: format!("cpu-{set}"),
+            backend: Cpu::with_instruction_set(set)
+                .map(|cpu| Box::new(cpu) as Box<dyn Backend>)
+                .map_err(|error| error.to_string()),
+        })
+        .collect()
 }
 
 impl Backend for Cpu {
@@ -65,16 +67,31 @@ fn run_typed<T: Element>(
     src: &mut [Layers],
     dst: &mut [Layers],
 ) -> Result<()> {
-    let Call { rotations, src_layout, dst_layout, packed, .. } = *call;
+    let Call {
+        rotations,
+        src_layout,
+        dst_layout,
+        packed,
+        ..
+    } = *call;
     match call.verb {
         Verb::Rotate => cpu.rotate(rotations, src_layout, &mut mutable::<T>(src, packed)),
         Verb::Splice => cpu.splice(rotations, src_layout, &mut mutable::<T>(src, packed)),
-        Verb::CopyWithin => {
-            cpu.copy_within(rotations, src_layout, dst_layout, &mut mutable::<T>(src, packed))
-        }
+        Verb::CopyWithin => cpu.copy_within(
+            rotations,
+            src_layout,
+            dst_layout,
+            &mut mutable::<T>(src, packed),
+        ),
         Verb::Copy => {
             let src: Vec<_> = src.iter().map(|layer| shared::<T>(layer, packed)).collect();
-            cpu.copy(rotations, src_layout, &src, dst_layout, &mut mutable::<T>(dst, packed))
+            cpu.copy(
+                rotations,
+                src_layout,
+                &src,
+                dst_layout,
+                &mut mutable::<T>(dst, packed),
+            )
         }
     }
 }

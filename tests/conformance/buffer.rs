@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use pie_rope::ElementType;
 use rand::Rng;
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 
 /// Guard bytes on either side: more than any vector or cache line is wide.
 pub const GUARD: usize = 256;
@@ -18,19 +18,32 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// `len` fresh random elements of about one, some zero or subnormal, between random guards.
-    pub fn random(element: ElementType, len: usize, random: &mut StdRng) -> Buffer {
+    /// `len` elements of fresh random bits between random guards: for values, which no one computes with.
+    pub fn noise(element: ElementType, len: usize, random: &mut SmallRng) -> Buffer {
         let mut words = vec![0; (2 * GUARD + len * element.size()).div_ceil(4)];
         random.fill(&mut words[..]);
-        let mut buffer = Buffer { element, len, words };
+        Buffer {
+            element,
+            len,
+            words,
+        }
+    }
+
+    /// `len` fresh random keys of about one, some large, zero or subnormal, between random guards.
+    pub fn keys(element: ElementType, len: usize, random: &mut SmallRng) -> Buffer {
+        let mut buffer = Buffer::noise(element, len, random);
         for index in 0..len {
-            let scale = match random.random_range(0..64) {
+            let bits: u32 = random.random();
+            let scale = match bits % 64 {
                 0 => 0.0,
                 1 => 1e-7,
                 2 => 1e3,
                 _ => 1.0,
             };
-            buffer.set(index, (random.random::<f64>() * 2.0 - 1.0) * scale);
+            buffer.set(
+                index,
+                (f64::from(bits >> 6) * f64::exp2(-25.0) - 1.0) * scale,
+            );
         }
         buffer
     }

@@ -74,7 +74,12 @@ impl Case {
             for element in [ElementType::F32, ElementType::F16, ElementType::BF16] {
                 for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
                     for head_dim in [64, 80, 96, 128, 256] {
-                        for window in [Window::Full, Window::Partial, Window::Offset, Window::Unaligned] {
+                        for window in [
+                            Window::Full,
+                            Window::Partial,
+                            Window::Offset,
+                            Window::Unaligned,
+                        ] {
                             for shape in Shape::ALL {
                                 cases.push(Case {
                                     verb,
@@ -129,7 +134,10 @@ impl fmt::Display for Case {
             window,
             shape,
         } = self;
-        write!(f, "{verb:?} {element} {pairing:?} d{head_dim} {window:?} {shape:?}")
+        write!(
+            f,
+            "{verb:?} {element} {pairing:?} d{head_dim} {window:?} {shape:?}"
+        )
     }
 }
 
@@ -151,7 +159,11 @@ impl Shape {
     }
 
     pub fn batch(self) -> usize {
-        if matches!(self, Shape::Bhsd | Shape::Bshd) { 2 } else { 1 }
+        if matches!(self, Shape::Bhsd | Shape::Bshd) {
+            2
+        } else {
+            1
+        }
     }
 
     pub fn has_values(self) -> bool {

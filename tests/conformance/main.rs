@@ -20,13 +20,17 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use backend::{Backend, Candidate};
 use case::Case;
-use check::{MAX_ULPS, Worst};
+use check::Worst;
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();
     let seed = seed();
     let required = std::env::var("PIE_ROPE_REQUIRE").unwrap_or_default();
-    let required: Vec<&str> = required.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let required: Vec<&str> = required
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
 
     let candidates = backend::candidates();
     let known = |name: &&&str| **name == "all" || candidates.iter().any(|c| c.name == ***name);
@@ -38,19 +42,26 @@ fn main() -> std::process::ExitCode {
     let mut trials = Vec::new();
     let mut reports = Vec::new();
     for Candidate { name, backend } in candidates {
-        let demanded = required.iter().any(|required| *required == "all" || *required == name);
+        let demanded = required
+            .iter()
+            .any(|required| *required == "all" || *required == name);
         let worst = Arc::new(Worst::default());
         let backend: Arc<Result<Box<dyn Backend>, String>> = Arc::new(backend);
         for case in Case::all() {
             let (backend, worst) = (backend.clone(), worst.clone());
-            trials.push(Trial::ignorable_test(format!("{name} {case}"), move || match &*backend {
-                Ok(backend) => match check::case(&case, &**backend, seed, &worst) {
-                    Ok(()) => Ok(Completion::Completed),
-                    Err(problem) => Err(Failed::from(problem)),
+            trials.push(Trial::ignorable_test(
+                format!("{name} {case}"),
+                move || match &*backend {
+                    Ok(backend) => match check::case(&case, &**backend, seed, &worst) {
+                        Ok(()) => Ok(Completion::Completed),
+                        Err(problem) => Err(Failed::from(problem)),
+                    },
+                    Err(reason) if demanded => {
+                        Err(Failed::from(format!("demanded, but absent: {reason}")))
+                    }
+                    Err(reason) => Ok(Completion::ignored_with(reason)),
                 },
-                Err(reason) if demanded => Err(Failed::from(format!("demanded, but absent: {reason}"))),
-                Err(reason) => Ok(Completion::ignored_with(reason)),
-            }));
+            ));
         }
         reports.push((name, worst));
     }
@@ -60,10 +71,12 @@ fn main() -> std::process::ExitCode {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
-        println!("worst error in units in the last place at the magnitude of the pair, at most {MAX_ULPS} allowed:");
+        println!(
+            "worst error, in units in the last place of the stored type at the magnitude of the pair:"
+        );
         for (name, worst) in reports {
-            let worst = worst.get().map(|(element, ulps)| format!("{element} {ulps:.4}"));
-            println!("  {name}: {}", worst.join(", "));
+            println!("  {name}");
+            worst.lines().iter().for_each(|line| println!("    {line}"));
         }
     }
     conclusion.exit_code()
@@ -73,7 +86,9 @@ fn seed() -> u64 {
     match std::env::var("PIE_ROPE_SEED") {
         Ok(seed) => seed.parse().expect("PIE_ROPE_SEED is a number"),
         Err(_) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .expect("after 1970");
             now.as_nanos() as u64
         }
     }

@@ -2,7 +2,7 @@
 
 use pie_rope::{Edit, ModelRope, Plan, Rotations};
 use rand::Rng;
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 
 use crate::case::Case;
 
@@ -44,7 +44,7 @@ impl Pattern {
     ];
 
     /// The pattern's plan for a sequence of `rows` rows, and the ropes at the old and new positions.
-    pub fn scene(self, case: &Case, rows: usize, random: &mut StdRng) -> Scene {
+    pub fn scene(self, case: &Case, rows: usize, random: &mut SmallRng) -> Scene {
         let near = rows / 8;
         let plan = match self {
             Pattern::Insert => Plan::from_edits(rows, &[Edit::insert(near, 3)]),
@@ -83,7 +83,11 @@ impl Pattern {
             ModelRope::from_layers([Some(case.rope(theta)), None, Some(case.rope(theta * 50.0))])
         };
         let old = ropes(10_000.0);
-        let new = if self == Pattern::Frequencies { ropes(32_000.0) } else { old.clone() };
+        let new = if self == Pattern::Frequencies {
+            ropes(32_000.0)
+        } else {
+            old.clone()
+        };
         Scene {
             plan: plan.expect("a sound plan"),
             old,
