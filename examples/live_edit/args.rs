@@ -20,7 +20,8 @@ use clap::{Parser, ValueEnum};
 #[command(name = "live_edit", max_term_width = 100)]
 pub(crate) struct Args {
     /// Checkpoint directory: config.json, tokenizer.json, and model.safetensors or its shards with
-    /// model.safetensors.index.json. Llama (DeepSeek-Coder, CodeLlama), Qwen2 and StarCoder2.
+    /// model.safetensors.index.json. Llama (DeepSeek-Coder, CodeLlama), Qwen2 and StarCoder2
+    /// [default: models/tiny-code-lm of the repository]
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-code-lm"), hide_default_value = true)]
     pub(crate) model: PathBuf,
 

@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Positions that the model was made for.
+    pub(crate) positions: usize,
     pub(crate) norm_eps: f64,
     pub(crate) tied_embeddings: bool,
     /// Biases of the query, key and value projections; of the output projection; of the MLP.
@@ -179,6 +181,7 @@ impl Config {
             heads,
             kv_heads,
             head_dim: size(json, "head_dim", Some(hidden / heads))?,
+            positions: size(json, "max_position_embeddings", Some(usize::MAX))?,
             norm_eps: number(json, eps_key, if star_coder2 { 1e-5 } else { 1e-6 })?,
             tied_embeddings: flag(json, "tie_word_embeddings", star_coder2)?,
             qkv_bias: match family {

@@ -380,8 +380,9 @@ pub(crate) fn divergence(reference: &[f32], logits: &[f32]) -> f64 {
 
 /// Natural logarithms of the probabilities, in f64.
 pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
-    let log_sum = f64::from(largest) + sum.ln();
-    logits.iter().map(|&x| f64::from(x) - log_sum).collect()
+    let logits = logits.iter().map(|&logit| f64::from(logit));
+    let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.clone().map(|logit| (logit - largest).exp()).sum();
+    let log_sum = largest + sum.ln();
+    logits.map(|logit| logit - log_sum).collect()
 }

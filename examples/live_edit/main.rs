@@ -67,6 +67,12 @@ fn run(args: &Args) -> Result<()> {
     loading.finish_and_clear();
 
     let config = decoder.config();
+    if longest > config.positions {
+        eprintln!(
+            "live_edit: warning: {longest} tokens, but the model was made for {}",
+            config.positions
+        );
+    }
     println!(
         "{}: {} layers, {} key/value heads of {} dimensions, {} cache, {} threads\n",
         checkpoint.name(),
