@@ -78,5 +78,5 @@ pub use element::{Element, ElementType};
 pub use error::{Error, Result};
 pub use layout::{Axis, CacheLayout, KeyLayout, Strides};
 pub use plan::{Edit, NewSpan, Plan, Span};
-pub use rope::{ModelRope, Pairing, Rope};
+pub use rope::{ModelRope, Pairing, Rope, Scaling};
 pub use rotations::{Rotations, Table, Turn, TurnedSpan};
