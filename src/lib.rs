@@ -73,6 +73,11 @@ mod plan;
 mod rope;
 mod rotations;
 
+/// The README's snippets are compiled and run with the documentation's.
+#[cfg(all(doctest, feature = "config", feature = "diff"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use cpu::{Cpu, Layer, LayerRef, RawLayer};
 pub use element::{Element, ElementType};
 pub use error::{Error, Result};
