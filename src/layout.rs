@@ -280,7 +280,7 @@ impl<'t> KeyLayout<'t> {
         let skipped = if self.packs.len == 1 {
             self.pack = range.len();
             Some(range.start)
-        } else if range.start % self.pack == 0 && range.end % self.pack == 0 {
+        } else if range.start.is_multiple_of(self.pack) && range.end.is_multiple_of(self.pack) {
             self.packs.len = range.len() / self.pack;
             (range.start / self.pack).checked_mul(self.packs.stride)
         } else {

@@ -73,10 +73,15 @@ mod plan;
 mod rope;
 mod rotations;
 
+/// The README's snippets are compiled and run with the documentation's.
+#[cfg(all(doctest, feature = "config", feature = "diff"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use cpu::{Cpu, Layer, LayerRef, RawLayer};
 pub use element::{Element, ElementType};
 pub use error::{Error, Result};
 pub use layout::{Axis, CacheLayout, KeyLayout, Strides};
 pub use plan::{Edit, NewSpan, Plan, Span};
-pub use rope::{ModelRope, Pairing, Rope};
+pub use rope::{ModelRope, Pairing, Rope, Scaling};
 pub use rotations::{Rotations, Table, Turn, TurnedSpan};

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use pie_rope::{Edit, Plan};
+use pie_rope::{Edit, Plan, Rope, Rotations};
 
 thread_local! {
     // Constant and without a destructor, so that counting allocates nothing itself.
@@ -65,4 +65,27 @@ fn setting_edits_again_allocates_nothing() {
     assert_eq!(steady, 0);
     assert_eq!(plan, Plan::from_edits_at(49, rows, &many).unwrap());
     assert!(plan.deltas().len() > 50, "{:?}", plan.deltas());
+}
+
+#[test]
+fn the_next_edit_s_rotations_allocate_nothing() {
+    let rows = 131_072;
+    let edits = |shift: usize| {
+        [
+            Edit::insert(1000 + shift, 3 + shift),
+            Edit::delete(50_000..50_007 + shift),
+            Edit::replace(90_000..90_010, 20),
+        ]
+    };
+    let rope = Rope::from_theta(100_000.0, 128).unwrap();
+    let mut plan = Plan::from_edits(rows, &edits(0)).unwrap();
+    let mut rotations = Rotations::new(&plan, &rope).unwrap();
+    let steady = allocations(|| {
+        for shift in 1..50 {
+            plan.set_edits(rows, &edits(shift)).unwrap();
+            rotations.update(&plan).unwrap();
+        }
+    });
+    assert_eq!(steady, 0);
+    assert_eq!(rotations, Rotations::new(&plan, &rope).unwrap());
 }

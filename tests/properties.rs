@@ -324,3 +324,37 @@ fn magnitude_factors_never_change_a_norm() {
         }
     }
 }
+
+/// What the README says of turning the same keys in place again and again: the error grows as a random walk.
+#[test]
+fn repeated_turns_drift_as_a_random_walk() {
+    let mut random = random();
+    let rope = &ropes()[0];
+    let start = keys::<bf16>(300, &mut random);
+    let mut keys = start.clone();
+    let mut position = 0;
+    let mut error_after = |turns: std::ops::Range<usize>| {
+        for _ in turns {
+            let delta = random.random_range(-40..40);
+            turn(&mut keys, rope, delta);
+            position += delta;
+        }
+        let (mut error, mut norm) = (0.0, 0.0);
+        for (start, now) in start.chunks(DIM).zip(keys.chunks(DIM)) {
+            let mut exact: Vec<f64> = start.iter().map(|key| Number::to_f64(*key)).collect();
+            oracle::rotate(&mut exact, rope, f64::from(position));
+            for (exact, now) in exact.iter().zip(now) {
+                error += (exact - Number::to_f64(*now)).powi(2);
+                norm += exact * exact;
+            }
+        }
+        f64::sqrt(error / norm)
+    };
+    let (one, many) = (error_after(0..1), error_after(1..64));
+    println!("relative error {one:.1e} after one turn, {many:.1e} after 64");
+    assert!((1.2e-3..2.2e-3).contains(&one), "{one}");
+    assert!(
+        (4.0 * one..9.0 * one).contains(&many),
+        "{many} after 64, {one} after one"
+    );
+}

@@ -1,37 +1,28 @@
 //! How a call is spread over cores.
 
-#[cfg(not(feature = "rayon"))]
-use crate::Error;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Bytes below which waking other threads costs more than it saves.
 #[cfg(feature = "rayon")]
 const WORTH_SPREADING: usize = 512 << 10;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Threads {
     /// The calling thread.
+    #[cfg_attr(not(feature = "rayon"), default)]
     One,
     /// rayon's global pool, or the one that the caller is in.
     #[cfg(feature = "rayon")]
+    #[default]
     Shared,
     /// A pool of our own.
     #[cfg(feature = "rayon")]
     Own(rayon::ThreadPool),
 }
 
-impl Default for Threads {
-    fn default() -> Self {
-        #[cfg(feature = "rayon")]
-        return Threads::Shared;
-        #[cfg(not(feature = "rayon"))]
-        Threads::One
-    }
-}
-
 impl Threads {
     pub(super) fn new(threads: usize) -> Result<Threads> {
-        let refused = |problem: String| crate::Error::Argument {
+        let refused = |problem: String| Error::Argument {
             argument: "threads",
             problem,
         };
