@@ -61,6 +61,17 @@ impl Walk {
         }
     }
 
+    /// The same walk with strides in units `size` times smaller.
+    fn scaled(self, size: isize) -> Walk {
+        Walk {
+            src_outer: self.src_outer * size,
+            src_inner: self.src_inner * size,
+            dst_outer: self.dst_outer * size,
+            dst_inner: self.dst_inner * size,
+            ..self
+        }
+    }
+
     /// The same walk as one loop where the strides allow it, so that long streams stay long.
     fn joined(self) -> Walk {
         let inner = self.inner as isize;
