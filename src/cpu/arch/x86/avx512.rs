@@ -346,7 +346,7 @@ fn table_in_range(turn: &Turn<'_>) -> bool {
     let all = |row: &[f32]| {
         row.iter().fold(true, |all, x| {
             let size = x.abs();
-            all & ((size == 0.0) | ((size >= LEAST) & (size <= MOST)))
+            all & ((size == 0.0) | (LEAST..=MOST).contains(&size))
         })
     };
     all(turn.cos) & all(turn.sin)
