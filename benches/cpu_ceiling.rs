@@ -1,209 +1,183 @@
-//! How near the CPU kernels come to memory.
-use pie_rope::__arch::{Kernels, Pairing, Turn, Walk};
-use pie_rope::ElementType;
-use std::arch::x86_64::*;
+//! `cargo bench --bench cpu_ceiling`: how near the CPU verbs come to memory, as ratios.
+//!
+//! Each line is one type, head dimension and number of threads. A verb and its ceiling take turns, round by
+//! round, in the same memory; the table gives the ceiling's median throughput and, for each verb, the median
+//! over rounds of ceiling time / verb time. 1.00 is a verb that costs what moving its bytes costs.
+//!
+//! Arguments: `bytes=N` of keys (default 1.5 GiB, far past any last-level cache), `rounds=N`, and any of
+//! `f32 f16 bf16 x1 x2 d64 d80 d96 d128 d256` to run only those.
+
+#[allow(dead_code, reason = "shared with the other CPU benchmark")]
+mod support;
+
+use std::cell::RefCell;
 use std::time::Instant;
 
-unsafe extern "C" {
-    fn madvise(addr: *mut u8, len: usize, advice: i32) -> i32;
-    fn sched_setaffinity(pid: i32, size: usize, mask: *const u64) -> i32;
-}
-
-#[derive(Clone, Copy)]
-struct Buffer {
-    at: *mut u8,
-    len: usize,
-}
-unsafe impl Sync for Buffer {}
-unsafe impl Send for Buffer {}
-
-fn buffer(len: usize, huge: bool) -> Buffer {
-    let layout = std::alloc::Layout::from_size_align(len, 2 << 20).unwrap();
-    let at = unsafe { std::alloc::alloc(layout) };
-    unsafe { madvise(at, len, if huge { 14 } else { 15 }) };
-    Buffer { at, len }
-}
-
-#[target_feature(enable = "avx512f")]
-unsafe fn sweep<const AHEAD: usize>(at: *mut u8, len: usize) {
-    unsafe {
-        let k = _mm512_set1_epi32(0x00010001);
-        let mut i = 0;
-        while i < len {
-            let p = at.add(i);
-            if AHEAD > 0 {
-                for j in 0..4 {
-                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * j) as *const i8);
-                }
-            }
-            for j in 0..4 {
-                let q = p.add(64 * j).cast();
-                _mm512_storeu_si512(q, _mm512_xor_si512(_mm512_loadu_si512(q.cast()), k));
-            }
-            i += 256;
-        }
-    }
-}
-
-fn fill(b: &Buffer, e: ElementType) {
-    let mut s = 0x1234_5678_9abc_def1_u64;
-    for i in 0..b.len / 4 {
-        s ^= s << 13;
-        s ^= s >> 7;
-        s ^= s << 17;
-        let bits: u32 = match e {
-            ElementType::F32 => 0x3f80_0000 | (s as u32 & 0x807f_ffff),
-            ElementType::F16 => 0x3c00_3c00 | (s as u32 & 0x83ff_83ff),
-            ElementType::BF16 => 0x3f80_3f80 | (s as u32 & 0x807f_807f),
-        };
-        unsafe { b.at.cast::<u32>().add(i).write(bits) };
-    }
-}
-
-fn threads(n: usize, len: usize, f: impl Fn(usize, usize) + Sync) -> f64 {
-    let barrier = std::sync::Barrier::new(n);
-    let part = len / n;
-    std::thread::scope(|s| {
-        let hs: Vec<_> = (0..n)
-            .map(|t| {
-                let (f, barrier) = (&f, &barrier);
-                s.spawn(move || {
-                    unsafe { sched_setaffinity(0, 8, &(1u64 << t)) };
-                    barrier.wait();
-                    let start = Instant::now();
-                    f(t * part, part);
-                    (start, Instant::now())
-                })
-            })
-            .collect();
-        let r: Vec<_> = hs.into_iter().map(|h| h.join().unwrap()).collect();
-        (r.iter().map(|x| x.1).max().unwrap() - r.iter().map(|x| x.0).min().unwrap()).as_secs_f64()
-    })
-}
-fn median(v: &mut [f64]) -> f64 {
-    v.sort_by(f64::total_cmp);
-    v[v.len() / 2]
-}
+use half::{bf16, f16};
+use pie_rope::{Cpu, Pairing};
+use support::{Cache, Number, Shape, shift_all, turn_all};
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let arg = |k: &str, d: &str| {
-        args.iter()
-            .find_map(|a| a.strip_prefix(&format!("{k}=")))
-            .unwrap_or(d)
-            .to_string()
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .collect();
+    let number = |name: &str, default: usize| {
+        let value = arguments
+            .iter()
+            .find_map(|a| a.strip_prefix(name)?.strip_prefix('='));
+        value.map_or(default, |value| value.parse().expect("a number"))
     };
-    let list = |k: &str, d: &str| {
-        arg(k, d)
-            .split(',')
-            .map(|v| v.parse::<usize>().unwrap())
-            .collect::<Vec<_>>()
+    let bytes = number("bytes", 1536 << 20);
+    let rounds = number("rounds", 11);
+    let chosen: Vec<&String> = arguments.iter().filter(|a| !a.contains('=')).collect();
+    let wanted = |class: &[&str], name: &str| {
+        let of_class = |a: &&&String| class.contains(&a.as_str());
+        chosen.iter().filter(of_class).count() == 0 || chosen.iter().any(|a| *a == name)
     };
-    let mb: usize = arg("mb", "256").parse().unwrap();
-    let rounds: usize = arg("rounds", "7").parse().unwrap();
-    let huge = arg("pages", "huge") == "huge";
-    let path = arg("path", "");
-    let l1 = args.iter().any(|a| a == "l1");
-    let gap: usize = arg("gap", "0").parse().unwrap();
-    let (ths, dims, types) = (
-        list("threads", "1,2"),
-        list("dims", "64,80,96,128,256"),
-        arg("types", "f32,f16,bf16"),
+
+    println!(
+        "instruction set {}, {} MiB of keys, {rounds} rounds",
+        Cpu::new().instruction_set(),
+        bytes >> 20
     );
-    let kernels = Kernels::available()
-        .find(|k| k.name.starts_with(&path))
-        .unwrap();
-    println!("{} mb={mb} huge={huge}", kernels.name);
-    let len = if l1 {
-        15360
-    } else {
-        (mb << 20) / 15360 * 15360
-    };
-    let reps = if l1 { 20000 } else { 1 };
-    let b = &buffer((mb << 20) * if l1 { 1 } else { 4 }, huge);
-    for e in [ElementType::F32, ElementType::F16, ElementType::BF16] {
-        if !types.split(',').any(|t| t == e.to_string()) {
+    println!(
+        "| keys | threads | sweep GB/s | rotate half-split | rotate interleaved | memmove GB/s | splice | memcpy GB/s | copy |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for dim in [64, 80, 96, 128, 256] {
+        if !wanted(&["d64", "d80", "d96", "d128", "d256"], &format!("d{dim}")) {
             continue;
         }
-        fill(b, e);
-        for &n in &ths {
-            let seq = std::cell::Cell::new(0usize);
-            // a fresh quarter of the buffer for each run
-            let next = |seq: &std::cell::Cell<usize>| {
-                let i = seq.get();
-                seq.set(i + 1);
-                if l1 { 0 } else { (i % 4) * (mb << 20) }
+        for threads in [1, 2] {
+            if !wanted(&["x1", "x2"], &format!("x{threads}")) {
+                continue;
+            }
+            let run = Run {
+                dim,
+                threads,
+                bytes,
+                rounds,
             };
-            let sw = |o: usize| {
-                threads(n, len, |p, l| {
-                    for _ in 0..reps {
-                        unsafe { sweep::<0>(b.at.add(o + p), l) }
-                    }
-                })
-            };
-            let mut speeds = vec![];
-            print!("{e} x{n}:");
-            for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-                print!(" {pairing:?}");
-                for &d in &dims {
-                    let angles: Vec<f64> = (0..d / 2)
-                        .map(|i| 37.0 / 10000f64.powf(2.0 * i as f64 / d as f64))
-                        .collect();
-                    let cos: Vec<f32> = angles.iter().map(|a| a.cos() as f32).collect();
-                    let plus: Vec<f32> = angles.iter().map(|a| a.sin() as f32).collect();
-                    let minus: Vec<f32> = plus.iter().map(|s| -s).collect();
-                    let f = kernels.turn(e, pairing);
-                    let (mut r, mut sp) = (vec![], vec![]);
-                    for round in 0..rounds + 1 {
-                        let o = next(&seq);
-                        let a = sw(o);
-                        sw(o);
-                        let o = next(&seq);
-                        let run = |round: usize| {
-                            threads(n, len, |p, l| {
-                                for rep in 0..reps {
-                                    let turn = Turn {
-                                        half_stride: (d / 2) as isize,
-                                        cos: &cos,
-                                        sin: if (round + rep) % 2 == 0 {
-                                            &plus
-                                        } else {
-                                            &minus
-                                        },
-                                    };
-                                    unsafe {
-                                        let p = b.at.add(o + p);
-                                        f(
-                                            p,
-                                            p,
-                                            &Walk::rows(
-                                                l / ((d + gap) * e.size()),
-                                                (d + gap) as isize,
-                                            ),
-                                            &turn,
-                                        )
-                                    };
-                                }
-                            })
-                        };
-                        let t = run(round);
-                        let o = next(&seq);
-                        let a2 = sw(o);
-                        sw(o);
-                        if round > 0 {
-                            r.push((a + a2) / 2.0 / t);
-                            speeds.push(2.0 * len as f64 / a / 1e9);
-                            sp.push((len * reps) as f64 / t / 1e9);
-                        }
-                    }
-                    if l1 {
-                        print!(" {d}:{:.1}cyc", 64.0 * 3.66 / median(&mut sp));
-                    } else {
-                        print!(" {d}:{:.3}", median(&mut r));
-                    }
+            let types = ["f32", "f16", "bf16"];
+            if wanted(&types, "f32") {
+                run.line::<f32>();
+            }
+            if wanted(&types, "f16") {
+                run.line::<f16>();
+            }
+            if wanted(&types, "bf16") {
+                run.line::<bf16>();
+            }
+        }
+    }
+}
+
+/// Something to time, told which round it is.
+type Job<'a, T> = &'a mut dyn FnMut(&mut Cache<T>, usize);
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+struct Run {
+    dim: usize,
+    threads: usize,
+    bytes: usize,
+    rounds: usize,
+}
+
+impl Run {
+    fn line<T: Number>(&self) {
+        let threads = self.threads;
+        let shape = Shape::of_bytes::<T>(self.bytes, self.dim);
+        let cpu = Cpu::with_threads(threads).expect("threads");
+        let mut cache = Cache::<T>::random(shape);
+        let [half_split, interleaved] =
+            [Pairing::HalfSplit, Pairing::Interleaved].map(|pairing| turn_all(shape, pairing));
+        let shifts = shift_all(shape, Pairing::HalfSplit);
+
+        let rotate = self.in_turns(
+            &mut cache,
+            &mut [
+                // Twice, so that the values are what they were.
+                &mut |cache, _| {
+                    cache.sweep(threads);
+                    cache.sweep(threads);
+                },
+                &mut |cache, _| half_split.iter().for_each(|turn| cache.rotate(&cpu, turn)),
+                &mut |cache, _| interleaved.iter().for_each(|turn| cache.rotate(&cpu, turn)),
+            ],
+        );
+        let splice = self.in_turns(
+            &mut cache,
+            &mut [
+                &mut |cache, _| {
+                    [true, false]
+                        .iter()
+                        .for_each(|&right| cache.memmove(right, threads))
+                },
+                &mut |cache, _| shifts.iter().for_each(|shift| cache.splice(&cpu, shift)),
+            ],
+        );
+        // Source and destination share the memory that the keys had.
+        let small = Shape {
+            layers: shape.layers.div_ceil(2),
+            ..shape
+        };
+        cache.layers.truncate(small.layers);
+        cache.shape = small;
+        let other = RefCell::new(Cache::<T>::random(small));
+        let copy = self.in_turns(
+            &mut cache,
+            &mut [
+                &mut |cache, _| cache.memcpy(&mut other.borrow_mut(), threads),
+                &mut |cache, round| {
+                    cache.copy(&mut other.borrow_mut(), &cpu, &half_split[round % 2]);
+                },
+            ],
+        );
+
+        let moved = |times: &[f64], bytes: usize| bytes as f64 / median(times.to_vec()) / 1e9;
+        let ratio = |times: &[Vec<f64>], verb: usize| {
+            median(
+                times[0]
+                    .iter()
+                    .zip(&times[verb])
+                    .map(|(ceiling, verb)| ceiling / verb)
+                    .collect(),
+            )
+        };
+        // Every byte is read once and written once, in both of a job's passes if it has two.
+        println!(
+            "| {} d{} | {threads} | {:.1} | {:.3} | {:.3} | {:.1} | {:.3} | {:.1} | {:.3} |",
+            T::TYPE,
+            self.dim,
+            moved(&rotate[0], 4 * shape.key_bytes::<T>()),
+            ratio(&rotate, 1),
+            ratio(&rotate, 2),
+            moved(&splice[0], 8 * shape.key_bytes::<T>()),
+            ratio(&splice, 1),
+            moved(&copy[0], 4 * small.key_bytes::<T>()),
+            ratio(&copy, 1),
+        );
+    }
+
+    /// Times of each job, round by round.
+    fn in_turns<T>(&self, cache: &mut Cache<T>, jobs: &mut [Job<'_, T>]) -> Vec<Vec<f64>> {
+        let mut times = vec![Vec::new(); jobs.len()];
+        for round in 0..self.rounds + 1 {
+            for (job, times) in jobs.iter_mut().zip(&mut times) {
+                let start = Instant::now();
+                job(cache, round);
+                let time = start.elapsed().as_secs_f64();
+                // The first round touches the pages.
+                if round > 0 {
+                    times.push(time);
                 }
             }
-            println!("   sweep {:.1} GB/s", median(&mut speeds));
         }
+        times
     }
 }

@@ -1,12 +1,87 @@
-//! Positional Integrity Encoding: turn cached rotary keys to new positions, in place.
+//! Positional Integrity Encoding: when a developer edits code, the tokens after the edit keep their meaning
+//! but change position, so the rotary encoding (RoPE) inside their cached keys is stale. This crate turns
+//! each cached key from its old position to its new one, in place, in the memory where the engine keeps it:
+//!
+//! ```text
+//! K_new = R(p_new) · R(p_old)ᵀ · K_old          per head; values never turn
+//! ```
+//!
+//! An engine then encodes the edited tokens alone, instead of everything again (He et al., "Let the Code LLM
+//! Edit Itself When You Edit the Code", ICLR 2025, arXiv 2407.03157).
+//!
+//! # In one line
+//!
+//! ```text
+//! Rope + Edits → Plan → Rotations → Cpu → keys, in place
+//! ```
+//!
+//! - [`Rope`] / [`ModelRope`]: what the model's rotary encoding is; read from its `config.json`.
+//! - [`Edit`] → [`Plan`]: which cached rows survive, where they go, and which tokens are to be encoded.
+//! - [`Rotations`]: one (cos, sin) row per distinct delta, its angles composed in f64.
+//! - [`KeyLayout`] / [`CacheLayout`]: where rows lie; every unquantised cache layout in use.
+//! - [`Cpu`]: the verbs [`rotate`](Cpu::rotate), [`splice`](Cpu::splice) and [`copy`](Cpu::copy).
+//! - [`oracle`]: the definition in f64, which every backend is tested against.
+//!
+//! # Example
+//!
+//! ```
+//! use pie_rope::{Cpu, ElementType, KeyLayout, Layer, ModelRope, Plan, Rotations};
+//!
+//! // A model of two layers, as published.
+//! let model = ModelRope::from_config_json(
+//!     r#"{ "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 256,
+//!          "num_attention_heads": 4, "rope_theta": 10000.0 }"#,
+//! )?;
+//!
+//! // The cache: `[batch, heads, seq, dim]` in each layer, with room for 32 tokens.
+//! let layout = KeyLayout::bhsd(ElementType::F32, [1, 4, 32, 64]);
+//! let mut cache: Vec<_> = (0..2).map(|_| (vec![0.1f32; 4 * 32 * 64], vec![0.2f32; 4 * 32 * 64])).collect();
+//!
+//! // The tokens before and after the developer's edit.
+//! let old = [1, 2, 3, 4, 5, 6, 7, 8];
+//! let new = [1, 2, 3, 90, 91, 4, 5, 7, 8];
+//! let plan = Plan::from_tokens(&old, &new)?;
+//!
+//! // Rows move to their new places and keys turn on the way, in all layers.
+//! let rotations = Rotations::for_model(&plan, &model)?;
+//! let mut layers: Vec<_> = cache.iter_mut().map(|(keys, values)| Layer::new(keys, values)).collect();
+//! Cpu::new().splice(&rotations, layout, &mut layers)?;
+//!
+//! // What is left for the engine to encode.
+//! for span in plan.new_spans() {
+//!     println!("encode {:?} from position {}", &new[span.row..span.row + span.len], span.position);
+//! }
+//! # assert_eq!(plan.new_spans().len(), 1);
+//! # Ok::<(), pie_rope::Error>(())
+//! ```
+//!
+//! # Features
+//!
+//! - `config` (default): [`ModelRope::from_config_json`]; brings `serde_json`.
+//! - `diff` (default): [`Plan::from_tokens`]; brings `imara-diff`.
+//! - `rayon` (default): the CPU backend on all cores; brings `rayon`.
 
-pub mod error;
-pub use error::{Error, Result};
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod cpu;
+mod check;
+pub mod cpu;
 mod element;
+mod error;
+mod layout;
+pub mod oracle;
+mod plan;
+mod rope;
+mod rotations;
 
+/// The README's snippets are compiled and run with the documentation's.
+#[cfg(all(doctest, feature = "config", feature = "diff"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+pub use cpu::{Cpu, Layer, LayerRef, RawLayer};
 pub use element::{Element, ElementType};
-
-#[doc(hidden)]
-pub use cpu::arch as __arch;
+pub use error::{Error, Result};
+pub use layout::{Axis, CacheLayout, KeyLayout, Strides};
+pub use plan::{Edit, NewSpan, Plan, Span};
+pub use rope::{ModelRope, Pairing, Rope, Scaling};
+pub use rotations::{Rotations, Table, Turn, TurnedSpan};

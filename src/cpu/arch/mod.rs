@@ -25,16 +25,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::ElementType;
-
-/// Which two elements of the rotated window form a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pairing {
-    /// Element `i` with element `i + half_stride` ("NeoX").
-    HalfSplit,
-    /// Element `2i` with element `2i + 1` ("GPT-J").
-    Interleaved,
-}
+use crate::{ElementType, Pairing};
 
 /// Where vectors lie and in which order they are visited: `outer` times `inner` of them, the inner
 /// index running fastest.
@@ -59,6 +50,7 @@ pub struct Walk {
 
 impl Walk {
     /// `rows` vectors, `stride` elements apart, source and destination alike.
+    #[cfg(test)]
     pub fn rows(rows: usize, stride: isize) -> Walk {
         Walk {
             outer: 1,
@@ -138,6 +130,17 @@ pub type TurnFn = unsafe fn(dst: *mut u8, src: *const u8, walk: &Walk, turn: &Tu
 ///
 /// Every row the walk reaches is valid for reads from `src`, and for writes from `dst`.
 pub type MoveFn = unsafe fn(dst: *mut u8, src: *const u8, walk: &Walk, bytes: usize);
+
+/// The names of all kernels that this build has, widest first.
+pub(crate) const NAMES: &[&str] = &[
+    #[cfg(target_arch = "x86_64")]
+    "avx512bf16",
+    #[cfg(target_arch = "x86_64")]
+    "avx512",
+    #[cfg(target_arch = "x86_64")]
+    "avx2",
+    "portable",
+];
 
 /// One instruction set's kernels.
 #[derive(Debug)]

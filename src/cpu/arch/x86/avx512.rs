@@ -36,7 +36,7 @@ pub(super) fn kernels() -> Option<&'static Kernels> {
 /// The kernels that round to bf16 by instruction, if this CPU can run them.
 pub(super) fn bf16_kernels() -> Option<&'static Kernels> {
     static KERNELS: Kernels = Kernels {
-        name: "avx512 with bf16",
+        name: "avx512bf16",
         turn: [
             [f32_apart, f32_together],
             [f16_apart, f16_together],
@@ -346,7 +346,7 @@ fn table_in_range(turn: &Turn<'_>) -> bool {
     let all = |row: &[f32]| {
         row.iter().fold(true, |all, x| {
             let size = x.abs();
-            all & ((size == 0.0) | ((size >= LEAST) & (size <= MOST)))
+            all & ((size == 0.0) | (LEAST..=MOST).contains(&size))
         })
     };
     all(turn.cos) & all(turn.sin)

@@ -1,0 +1,100 @@
+//! What every backend must compute, in f64, straight from the definition.
+//!
+//! A rotary encoding turns pair `j` of a head vector at position `p` by the angle `p · f_j`:
+//!
+//! ```text
+//! (a, b) → (a cos − b sin, b cos + a sin)
+//! ```
+//!
+//! Half-split pairs dimension `i` of the window with `i + pairs`; interleaved pairs `2i` with `2i + 1`.
+//! To bring a cached key to a new position, undo the old rotation and apply the new one. No table, no
+//! composed angle, no cleverness: this file is here to be obviously right.
+
+use crate::{ElementType, Pairing, Rope};
+
+/// Dimensions of pair `j` inside a head vector.
+pub fn pair(rope: &Rope, j: usize) -> (usize, usize) {
+    let start = rope.offset();
+    match rope.pairing() {
+        Pairing::HalfSplit => (start + j, start + j + rope.pairs()),
+        Pairing::Interleaved => (start + 2 * j, start + 2 * j + 1),
+    }
+}
+
+/// Encodes `position` into a head vector: rotates each pair of the rope's window by
+/// `position · inv_freq`.
+///
+/// # Panics
+/// If the vector is shorter than the rope's window.
+pub fn rotate(vector: &mut [f64], rope: &Rope, position: f64) {
+    for (j, inv_freq) in rope.inv_freq().iter().enumerate() {
+        let (sin, cos) = (position * inv_freq).sin_cos();
+        let (a, b) = pair(rope, j);
+        (vector[a], vector[b]) = (
+            vector[a] * cos - vector[b] * sin,
+            vector[b] * cos + vector[a] * sin,
+        );
+    }
+}
+
+/// Turns a cached head vector from one position to another: undoes the old rotation, applies the new.
+/// The ropes differ where the frequencies changed in between.
+///
+/// # Panics
+/// If the vector is shorter than a rope's window.
+pub fn turn(
+    vector: &mut [f64],
+    (old, old_position): (&Rope, i32),
+    (new, new_position): (&Rope, i32),
+) {
+    rotate(vector, old, -f64::from(old_position));
+    rotate(vector, new, f64::from(new_position));
+}
+
+/// One unit in the last place of `element` at `magnitude`: the distance between neighbouring values of
+/// that type in the binade of `magnitude`.
+pub fn ulp(element: ElementType, magnitude: f64) -> f64 {
+    // Digits after the leading one, and the exponent of the smallest normal number.
+    let (digits, min_exponent) = match element {
+        ElementType::F32 => (23, -126),
+        ElementType::F16 => (10, -14),
+        ElementType::BF16 => (7, -126),
+    };
+    let exponent = if magnitude > 0.0 {
+        // The binary exponent straight from the bits: exact, where a logarithm may round up.
+        ((magnitude.to_bits() >> 52) as i32 - 1023).max(min_exponent)
+    } else {
+        min_exponent
+    };
+    f64::exp2(f64::from(exponent - digits))
+}
+
+/// By how much `got` misses the oracle's pair, in units in the last place taken at the magnitude of the
+/// pair. A result near zero is cancellation in the input, not an error of the kernel, hence the pair.
+pub fn error_in_ulps(element: ElementType, got: (f64, f64), expected: (f64, f64)) -> f64 {
+    let unit = ulp(element, expected.0.hypot(expected.1));
+    (got.0 - expected.0).abs().max((got.1 - expected.1).abs()) / unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    #[test]
+    fn ulp_is_the_distance_to_the_next_value() {
+        for value in [1.0, 1.5, 0.1, 3.9, 1e-5, 6e-8, 65000.0] {
+            let next = f64::from(f32::from_bits((value as f32).to_bits() + 1));
+            assert_eq!(ulp(ElementType::F32, value), next - f64::from(value as f32));
+            let half = f16::from_f64(value);
+            let next = f16::from_bits(half.to_bits() + 1).to_f64();
+            assert_eq!(ulp(ElementType::F16, half.to_f64()), next - half.to_f64());
+            let brain = bf16::from_f64(value);
+            let next = bf16::from_bits(brain.to_bits() + 1).to_f64();
+            assert_eq!(
+                ulp(ElementType::BF16, brain.to_f64()),
+                next - brain.to_f64()
+            );
+        }
+    }
+}

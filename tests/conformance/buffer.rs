@@ -1,0 +1,110 @@
+//! Buffers of random keys between guard bytes, and the numbers inside them.
+
+use half::{bf16, f16};
+use pie_rope::ElementType;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// Guard bytes on either side: more than any vector or cache line is wide.
+pub const GUARD: usize = 256;
+
+/// A cache buffer with guards around it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Buffer {
+    pub element: ElementType,
+    len: usize,
+    /// Words, so that every element type is aligned.
+    words: Vec<u32>,
+}
+
+impl Buffer {
+    /// `len` elements of fresh random bits between random guards: for values, which no one computes with.
+    pub fn noise(element: ElementType, len: usize, random: &mut SmallRng) -> Buffer {
+        let mut words = vec![0; (2 * GUARD + len * element.size()).div_ceil(4)];
+        random.fill(&mut words[..]);
+        Buffer {
+            element,
+            len,
+            words,
+        }
+    }
+
+    /// `len` fresh random keys of about one, some large, zero or subnormal, between random guards.
+    pub fn keys(element: ElementType, len: usize, random: &mut SmallRng) -> Buffer {
+        let mut buffer = Buffer::noise(element, len, random);
+        for index in 0..len {
+            let bits: u32 = random.random();
+            let scale = match bits % 64 {
+                0 => 0.0,
+                1 => 1e-7,
+                2 => 1e3,
+                _ => 1.0,
+            };
+            buffer.set(
+                index,
+                (f64::from(bits >> 6) * f64::exp2(-25.0) - 1.0) * scale,
+            );
+        }
+        buffer
+    }
+
+    /// All bytes, guards included.
+    pub fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.words)
+    }
+
+    /// The bytes between the guards.
+    pub fn inner(&self) -> &[u8] {
+        &self.bytes()[GUARD..][..self.len * self.element.size()]
+    }
+
+    /// The bytes between the guards.
+    pub fn inner_mut(&mut self) -> &mut [u8] {
+        let bytes = self.len * self.element.size();
+        &mut self.bytes_mut()[GUARD..][..bytes]
+    }
+
+    /// Number of elements between the guards.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    fn at(&self, index: usize) -> std::ops::Range<usize> {
+        let size = self.element.size();
+        let start = GUARD + index * size;
+        start..start + size
+    }
+
+    /// One element's bytes.
+    pub fn raw(&self, index: usize) -> &[u8] {
+        &self.bytes()[self.at(index)]
+    }
+
+    /// Overwrites one element's bytes.
+    pub fn set_raw(&mut self, index: usize, raw: &[u8]) {
+        let range = self.at(index);
+        self.bytes_mut()[range].copy_from_slice(raw);
+    }
+
+    /// One element's value.
+    pub fn get(&self, index: usize) -> f64 {
+        let raw = self.raw(index);
+        match self.element {
+            ElementType::F32 => f64::from(f32::from_le_bytes(raw.try_into().expect("4 bytes"))),
+            ElementType::F16 => f16::from_le_bytes(raw.try_into().expect("2 bytes")).to_f64(),
+            ElementType::BF16 => bf16::from_le_bytes(raw.try_into().expect("2 bytes")).to_f64(),
+        }
+    }
+
+    fn set(&mut self, index: usize, value: f64) {
+        match self.element {
+            ElementType::F32 => self.set_raw(index, &(value as f32).to_le_bytes()),
+            ElementType::F16 => self.set_raw(index, &f16::from_f64(value).to_le_bytes()),
+            ElementType::BF16 => self.set_raw(index, &bf16::from_f64(value).to_le_bytes()),
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! One run: fresh data, the call, and every byte compared with what the oracle says.
+
+use std::sync::Mutex;
+
+use pie_rope::{ElementType, Rotations, oracle};
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::backend::{Backend, Call, Layers};
+use crate::buffer::{Buffer, GUARD};
+use crate::case::{Cache, Case, Half, Verb};
+use crate::pattern::{LAYERS, Pattern, Scene};
+
+/// Largest error allowed against the oracle, in units in the last place of the stored type at the
+/// magnitude `r` of the pair.
+///
+/// What the arithmetic, `a' = fma(a, cos, -(b * sin))`, can lose, in units of f32 at `r`:
+///
+/// - the table's cos and sin, each rounded to f32: `(|a| + |b|) · 2⁻²⁵ ≤ √2 · r · 2⁻²⁵`, at most √½;
+/// - the product, rounded to f32: ½;
+/// - the sum, rounded to f32: ½;
+///
+/// and a narrower type loses ½ of *its* unit when the sum is rounded to it, beside which the others vanish.
+fn max_ulps(element: ElementType) -> f64 {
+    f64::sqrt(0.5) * f32_units(element) + max_kernel_ulps(element)
+}
+
+/// The same against the exact rotation by the table's own f32 values: what a kernel is answerable for.
+/// In f32 this is one unit.
+fn max_kernel_ulps(element: ElementType) -> f64 {
+    let narrowing = if element == ElementType::F32 {
+        0.0
+    } else {
+        0.5
+    };
+    f32_units(element) + narrowing
+}
+
+/// One unit of f32 in units of `element`.
+fn f32_units(element: ElementType) -> f64 {
+    oracle::ulp(ElementType::F32, 1.0) / oracle::ulp(element, 1.0)
+}
+
+/// The worst errors seen so far, per element type: against the oracle, and of the kernel alone.
+#[derive(Default)]
+pub struct Worst(Mutex<[[f64; 2]; 3]>);
+
+impl Worst {
+    fn record(&self, element: ElementType, errors: [f64; 2]) {
+        let mut worst = self.0.lock().expect("no panic while held");
+        for (worst, error) in worst[element as usize].iter_mut().zip(errors) {
+            *worst = worst.max(error);
+        }
+    }
+
+    /// A line per type.
+    pub fn lines(&self) -> [String; 3] {
+        let worst = self.0.lock().expect("no panic while held");
+        [ElementType::F32, ElementType::F16, ElementType::BF16].map(|element| {
+            let [oracle, kernel] = worst[element as usize];
+            format!(
+                "{element:>4}: {oracle:.5} of at most {:.5}; by the table's own values {kernel:.5} of {:.5}",
+                max_ulps(element),
+                max_kernel_ulps(element)
+            )
+        })
+    }
+}
+
+/// Row counts of a case: one, and around powers of two; which power differs from pattern to pattern.
+fn row_counts(pattern: Pattern) -> [usize; 3] {
+    let power = 1 << (4 + pattern as usize % 4);
+    [1, power, power + 1]
+}
+
+/// Runs all patterns and row counts of a case.
+pub fn case(case: &Case, backend: &dyn Backend, seed: u64, worst: &Worst) -> Result<(), String> {
+    for pattern in Pattern::ALL {
+        for rows in row_counts(pattern) {
+            let mut random = SmallRng::seed_from_u64(seed ^ ((rows as u64) << 32 | pattern as u64));
+            run(case, pattern, rows, backend, &mut random, worst)
+                .map_err(|problem| format!("{pattern:?}, {rows} rows, seed {seed}: {problem}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The caches of a run.
+struct Stage {
+    scene: Scene,
+    rotations: Rotations,
+    /// Where rows are, and come from.
+    src: Cache,
+    /// Where rows go, in a copy; the same as `src` otherwise.
+    dst: Cache,
+}
+
+impl Stage {
+    fn new(case: &Case, pattern: Pattern, rows: usize, random: &mut SmallRng) -> Stage {
+        let scene = pattern.scene(case, rows, random);
+        let mut rotations = scene.rotations();
+        if case.verb == Verb::CopyWithin {
+            // Copies the affected rows alone, as when an unchanged prefix is shared.
+            rotations = rotations.affected_only();
+        }
+        let capacity = scene.plan.old_rows().max(scene.plan.new_rows()).max(1) + 2;
+        let shape = case.shape;
+        let within = case.verb == Verb::CopyWithin;
+        let offset = 8 * random.random_range(0..3);
+        let (slots, tables) = match shape.block() {
+            None => (capacity, [None, None]),
+            Some(block) => {
+                let needed = capacity.div_ceil(block);
+                let second = if within { needed } else { 0 };
+                let mut blocks: Vec<u32> = (0..(second + needed + 3) as u32).collect();
+                blocks.shuffle(random);
+                let table = |start| Some(blocks[start..start + needed].to_vec());
+                (blocks.len() * block, [table(0), table(second)])
+            }
+        };
+        let [src_table, dst_table] = tables;
+        let cache = |offset, table| Cache {
+            shape,
+            element: case.element,
+            heads: shape.heads(),
+            dim: case.stored_dim(),
+            slots,
+            offset,
+            table,
+        };
+        let src = cache(offset, src_table);
+        let dst = match case.verb {
+            Verb::Rotate | Verb::Splice => src.clone(),
+            Verb::Copy => cache(offset + 3, dst_table),
+            // Without blocks, the destination is another part of the buffer.
+            Verb::CopyWithin if shape.block().is_none() => {
+                cache(src.len(Half::Keys).expect("keys"), None)
+            }
+            Verb::CopyWithin => cache(offset, dst_table),
+        };
+        Stage {
+            scene,
+            rotations,
+            src,
+            dst,
+        }
+    }
+
+    fn layers(&self, element: ElementType, random: &mut SmallRng) -> Vec<Layers> {
+        let len = |half| self.src.len(half).max(self.dst.len(half));
+        let mut layer = || Layers {
+            keys: Buffer::keys(
+                element,
+                len(Half::Keys).expect("every cache has keys"),
+                random,
+            ),
+            values: len(Half::Values).map(|len| Buffer::noise(element, len, random)),
+        };
+        (0..LAYERS).map(|_| layer()).collect()
+    }
+}
+
+fn run(
+    case: &Case,
+    pattern: Pattern,
+    rows: usize,
+    backend: &dyn Backend,
+    random: &mut SmallRng,
+    worst: &Worst,
+) -> Result<(), String> {
+    let stage = Stage::new(case, pattern, rows, random);
+    let before = stage.layers(case.element, random);
+    let mut src = before.clone();
+    let apart = case.verb == Verb::Copy;
+    let mut dst = if apart {
+        stage.layers(case.element, random)
+    } else {
+        Vec::new()
+    };
+    let dst_before = if apart { dst.clone() } else { before.clone() };
+
+    let call = Call {
+        verb: case.verb,
+        element: case.element,
+        rotations: &stage.rotations,
+        src_layout: stage.src.layout(),
+        dst_layout: stage.dst.layout(),
+        packed: case.shape.is_packed(),
+    };
+    backend
+        .run(&call, &mut src, &mut dst)
+        .map_err(|error| format!("refused: {error}"))?;
+
+    if apart {
+        for (layer, (after, before)) in src.iter().zip(&before).enumerate() {
+            let values = after.values.as_ref().zip(before.values.as_ref());
+            for (after, before) in [(&after.keys, &before.keys)].into_iter().chain(values) {
+                same_bytes(after, before).map_err(|p| format!("layer {layer}, source: {p}"))?;
+            }
+        }
+    }
+    let after = if apart { &dst } else { &src };
+    for layer in 0..LAYERS {
+        expect(
+            case,
+            &stage,
+            layer,
+            (&before[layer], &dst_before[layer]),
+            &after[layer],
+            worst,
+        )
+        .map_err(|problem| format!("layer {layer}: {problem}"))?;
+    }
+    Ok(())
+}
+
+/// Compares one layer with what it should be: turned keys with the oracle, everything else bit for bit.
+fn expect(
+    case: &Case,
+    stage: &Stage,
+    layer: usize,
+    (from, onto): (&Layers, &Layers),
+    after: &Layers,
+    worst: &Worst,
+) -> Result<(), String> {
+    let mut keys = onto.keys.clone();
+    let mut values = onto.values.clone();
+    let ropes = stage
+        .scene
+        .old
+        .layer(layer)
+        .zip(stage.scene.new.layer(layer));
+    let frequencies_changed = stage.scene.old != stage.scene.new;
+    let moves = case.verb != Verb::Rotate;
+
+    let mut errors = [0f64; 2];
+    for span in stage.scene.plan.kept() {
+        let turn = stage
+            .rotations
+            .spans()
+            .iter()
+            .find(|turned| turned.dst == span.dst)
+            .and_then(|turned| turned.turn);
+        let turns = frequencies_changed || span.turns();
+        let listed = turns || span.moves();
+        // Copies take all rows, except that `copy_within` was told to take the affected ones alone.
+        if !(listed || case.verb == Verb::Copy) || (!moves && !turns) {
+            continue;
+        }
+        for step in 0..span.len {
+            let (src_row, dst_row) = (
+                span.src + step,
+                if moves { span.dst } else { span.src } + step,
+            );
+            let positions = (
+                span.old_position + step as i32,
+                span.new_position + step as i32,
+            );
+            for batch in 0..case.shape.batch() {
+                for head in 0..case.shape.heads() {
+                    let row = Row {
+                        batch,
+                        head,
+                        src_row,
+                        dst_row,
+                    };
+                    row.carry(stage, Half::Keys, &from.keys, &mut keys);
+                    match (&from.values, &mut values) {
+                        (Some(from), Some(values)) if moves => {
+                            row.carry(stage, Half::Values, from, values);
+                        }
+                        _ if moves && case.shape.is_packed() => {
+                            row.carry(stage, Half::Values, &from.keys, &mut keys);
+                        }
+                        _ => {}
+                    }
+                    let Some((old, new)) = ropes.filter(|_| turns) else {
+                        continue;
+                    };
+                    let original: Vec<f64> = (0..stage.src.dim)
+                        .map(|dim| from.keys.get(row.src(stage, Half::Keys, dim)))
+                        .collect();
+                    let mut vector = original.clone();
+                    let table = stage.rotations.table(layer).expect("a layer with a rope");
+                    let turn = turn.expect("a span that turns");
+                    let table = table.row(turn.first as usize + step * turn.step as usize);
+                    oracle::turn(&mut vector, (old, positions.0), (new, positions.1));
+                    for pair in 0..new.pairs() {
+                        let (a, b) = oracle::pair(new, pair);
+                        let index = (row.dst(stage, Half::Keys, a), row.dst(stage, Half::Keys, b));
+                        let got = (after.keys.get(index.0), after.keys.get(index.1));
+                        let expected = (vector[a], vector[b]);
+                        let (cos, sin) = (f64::from(table.0[pair]), f64::from(table.1[pair]));
+                        let (x, y) = (original[a], original[b]);
+                        let by_table = (x * cos - y * sin, y * cos + x * sin);
+                        let error = [
+                            oracle::error_in_ulps(case.element, got, expected),
+                            oracle::error_in_ulps(case.element, got, by_table),
+                        ];
+                        errors = [errors[0].max(error[0]), errors[1].max(error[1])];
+                        let allowed = [max_ulps(case.element), max_kernel_ulps(case.element)];
+                        if !(error[0] <= allowed[0] && error[1] <= allowed[1]) {
+                            return Err(format!(
+                                "row {src_row} to {dst_row}, batch {batch}, head {head}, pair {pair}: \
+                                 got {got:?}, expected {expected:?}, off by {error:?} units in the last \
+                                 place of at most {allowed:?} (against the oracle, against the table)"
+                            ));
+                        }
+                        // Found right within rounding: what is left to compare is everything else.
+                        keys.set_raw(index.0, after.keys.raw(index.0));
+                        keys.set_raw(index.1, after.keys.raw(index.1));
+                    }
+                }
+            }
+        }
+    }
+    worst.record(case.element, errors);
+    same_bytes(&after.keys, &keys).map_err(|problem| format!("keys: {problem}"))?;
+    if let (Some(after), Some(values)) = (&after.values, &values) {
+        same_bytes(after, values).map_err(|problem| format!("values: {problem}"))?;
+    }
+    Ok(())
+}
+
+/// One head vector of one row on its way.
+struct Row {
+    batch: usize,
+    head: usize,
+    src_row: usize,
+    dst_row: usize,
+}
+
+impl Row {
+    fn src(&self, stage: &Stage, half: Half, dim: usize) -> usize {
+        stage
+            .src
+            .index(half, self.batch, self.head, self.src_row, dim)
+    }
+
+    fn dst(&self, stage: &Stage, half: Half, dim: usize) -> usize {
+        stage
+            .dst
+            .index(half, self.batch, self.head, self.dst_row, dim)
+    }
+
+    fn carry(&self, stage: &Stage, half: Half, from: &Buffer, to: &mut Buffer) {
+        for dim in 0..stage.src.dim {
+            to.set_raw(
+                self.dst(stage, half, dim),
+                from.raw(self.src(stage, half, dim)),
+            );
+        }
+    }
+}
+
+fn same_bytes(after: &Buffer, expected: &Buffer) -> Result<(), String> {
+    let differs = after
+        .bytes()
+        .iter()
+        .zip(expected.bytes())
+        .position(|(a, b)| a != b);
+    match differs {
+        None => Ok(()),
+        Some(byte) if byte < GUARD || byte >= GUARD + after.inner().len() => {
+            Err(format!("guard byte {byte} was overwritten"))
+        }
+        Some(byte) => Err(format!(
+            "element {} of {} is not what it should be",
+            (byte - GUARD) / after.element.size(),
+            after.len()
+        )),
+    }
+}

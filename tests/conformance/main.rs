@@ -1,0 +1,95 @@
+//! Every backend runs every case against the f64 oracle.
+//!
+//! Cases are data ([`case`]), what happens to the rows of each is data too ([`pattern`]), and backends
+//! plug in by one line ([`backend::candidates`]). The list of tests is made at run time, so that a
+//! backend which is absent shows as *ignored, with the reason*; it fails instead if
+//! `PIE_ROPE_REQUIRE` demands it (a list of backend names, or `all`).
+//!
+//! Data is fresh and random in every run. `PIE_ROPE_SEED` repeats a run.
+
+mod backend;
+mod buffer;
+mod case;
+mod check;
+mod pattern;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use backend::{Backend, Candidate};
+use case::Case;
+use check::Worst;
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::from_args();
+    let seed = seed();
+    let required = std::env::var("PIE_ROPE_REQUIRE").unwrap_or_default();
+    let required: Vec<&str> = required
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
+
+    let candidates = backend::candidates();
+    let known = |name: &&&str| **name == "all" || candidates.iter().any(|c| c.name == ***name);
+    if let Some(unknown) = required.iter().find(|name| !known(name)) {
+        eprintln!("PIE_ROPE_REQUIRE: this build has no backend `{unknown}`");
+        return std::process::ExitCode::FAILURE;
+    }
+
+    let mut trials = Vec::new();
+    let mut reports = Vec::new();
+    for Candidate { name, backend } in candidates {
+        let demanded = required
+            .iter()
+            .any(|required| *required == "all" || *required == name);
+        let worst = Arc::new(Worst::default());
+        let backend: Arc<Result<Box<dyn Backend>, String>> = Arc::new(backend);
+        for case in Case::all() {
+            let (backend, worst) = (backend.clone(), worst.clone());
+            trials.push(Trial::ignorable_test(
+                format!("{name} {case}"),
+                move || match &*backend {
+                    Ok(backend) => match check::case(&case, &**backend, seed, &worst) {
+                        Ok(()) => Ok(Completion::Completed),
+                        Err(problem) => Err(Failed::from(problem)),
+                    },
+                    Err(reason) if demanded => {
+                        Err(Failed::from(format!("demanded, but absent: {reason}")))
+                    }
+                    Err(reason) => Ok(Completion::ignored_with(reason)),
+                },
+            ));
+        }
+        reports.push((name, worst));
+    }
+
+    if !arguments.list {
+        println!("seed {seed} (PIE_ROPE_SEED repeats it)");
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        println!(
+            "worst error, in units in the last place of the stored type at the magnitude of the pair:"
+        );
+        for (name, worst) in reports {
+            println!("  {name}");
+            worst.lines().iter().for_each(|line| println!("    {line}"));
+        }
+    }
+    conclusion.exit_code()
+}
+
+fn seed() -> u64 {
+    match std::env::var("PIE_ROPE_SEED") {
+        Ok(seed) => seed.parse().expect("PIE_ROPE_SEED is a number"),
+        Err(_) => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .expect("after 1970");
+            now.as_nanos() as u64
+        }
+    }
+}

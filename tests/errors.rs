@@ -1,0 +1,317 @@
+//! Bad arguments are refused with an error that names them, and nothing is written.
+
+use pie_rope::{
+    Axis, CacheLayout, Cpu, Edit, ElementType, Error, KeyLayout, Layer, LayerRef, ModelRope, Plan,
+    Result, Rope, Rotations, Strides,
+};
+
+const F32: ElementType = ElementType::F32;
+
+/// 20 rows of 2 heads of 8, of which 16 are in use.
+const ROWS: usize = 20;
+const LEN: usize = 2 * ROWS * 8;
+
+fn plan() -> Plan {
+    Plan::from_edits(16, &[Edit::insert(4, 2)]).unwrap()
+}
+
+fn rotations() -> Rotations {
+    Rotations::new(&plan(), &Rope::from_theta(10_000.0, 8).unwrap()).unwrap()
+}
+
+fn layout() -> KeyLayout<'static> {
+    KeyLayout::bhsd(F32, [1, 2, ROWS, 8])
+}
+
+/// Runs a call on one layer's keys and values and expects it to be refused with `expected` in the text.
+#[track_caller]
+fn refused(expected: &str, call: impl Fn(&mut [f32], &mut [f32]) -> Result<()>) {
+    let before: Vec<f32> = (0..LEN).map(|i| i as f32 + 0.5).collect();
+    let (mut keys, mut values) = (before.clone(), before.clone());
+    let error = call(&mut keys, &mut values)
+        .expect_err("it should have been refused")
+        .to_string();
+    assert!(
+        error.contains(expected),
+        "`{error}` does not say `{expected}`"
+    );
+    assert!(
+        keys == before && values == before,
+        "refused, but something was written"
+    );
+}
+
+#[track_caller]
+fn splice_refused<'t>(expected: &str, rotations: &Rotations, layout: impl Into<CacheLayout<'t>>) {
+    let layout = layout.into();
+    refused(expected, |keys, values| {
+        Cpu::new().splice(rotations, layout, &mut [Layer::new(keys, values)])
+    });
+}
+
+#[test]
+fn the_sound_call_is_not_refused() {
+    let (mut keys, mut values) = (vec![1f32; LEN], vec![1f32; LEN]);
+    let mut layers = [Layer::new(&mut keys, &mut values)];
+    Cpu::new()
+        .splice(&rotations(), layout(), &mut layers)
+        .unwrap();
+    assert!(keys.iter().any(|&key| key != 1.0));
+}
+
+#[test]
+fn buffer_too_short() {
+    let short = [2, ROWS + 1, 8];
+    splice_refused(
+        "layer 0, keys: it needs a buffer of 336 elements, this one has 320",
+        &rotations(),
+        KeyLayout::bhsd(F32, [1, short[0], short[1], short[2]]),
+    );
+    refused("layer 0, values", |keys, values| {
+        Cpu::new().splice(
+            &rotations(),
+            layout(),
+            &mut [Layer::new(keys, &mut values[..LEN - 1])],
+        )
+    });
+    refused("layer 1, keys", |keys, values| {
+        let mut layers = [Layer::keys_only(keys), Layer::keys_only(&mut values[1..])];
+        Cpu::new().rotate(&rotations(), layout(), &mut layers)
+    });
+}
+
+#[test]
+fn sizes_that_overflow() {
+    splice_refused(
+        "does not fit a usize",
+        &rotations(),
+        KeyLayout::bhsd(F32, [usize::MAX, usize::MAX, ROWS, 8]),
+    );
+    splice_refused(
+        "does not fit a usize",
+        &rotations(),
+        layout().with_offset(usize::MAX),
+    );
+    splice_refused(
+        "does not fit a usize",
+        &rotations(),
+        KeyLayout::nhd(F32, [usize::MAX, 16, 2, 8]),
+    );
+}
+
+#[test]
+fn rows_that_overlap() {
+    let strides = Strides {
+        offset: 0,
+        batch: Axis::new(1, 0),
+        blocks: Axis::new(1, 0),
+        rows: Axis::new(ROWS, 8),
+        heads: Axis::new(2, 80),
+        packs: Axis::new(1, 0),
+        pack: 8,
+    };
+    splice_refused(
+        "rows overlap",
+        &rotations(),
+        KeyLayout::strided(F32, strides),
+    );
+}
+
+#[test]
+fn more_rows_than_the_layout_has() {
+    splice_refused(
+        "the plan needs 18 rows, the layout has 17",
+        &rotations(),
+        KeyLayout::bhsd(F32, [1, 2, 17, 8]),
+    );
+}
+
+#[test]
+fn window_wider_than_the_head() {
+    let rope = Rope::from_theta(10_000.0, 8).unwrap().with_offset(1);
+    let rotations = Rotations::new(&plan(), &rope).unwrap();
+    splice_refused(
+        "the rope turns dimensions 1..9, the head dimension is 8",
+        &rotations,
+        layout(),
+    );
+}
+
+#[test]
+fn wrong_element_type() {
+    splice_refused(
+        "layers: slices of f32, but the layout is for bf16",
+        &rotations(),
+        KeyLayout::bhsd(ElementType::BF16, [1, 2, ROWS, 8]),
+    );
+}
+
+#[test]
+fn wrong_number_of_layers() {
+    let model = ModelRope::uniform(Rope::from_theta(10_000.0, 8).unwrap(), 3);
+    let rotations = Rotations::for_model(&plan(), &model).unwrap();
+    splice_refused(
+        "layers: 1 given, but the rotations are for a model of 3",
+        &rotations,
+        layout(),
+    );
+    let error = rotations.select([1, 3]).unwrap_err().to_string();
+    assert_eq!(error, "layers: there is no layer 3 in a model of 3");
+}
+
+#[test]
+fn values_without_a_layout() {
+    splice_refused(
+        "layer 0 has values",
+        &rotations(),
+        CacheLayout::keys_only(layout()),
+    );
+}
+
+#[test]
+fn block_tables() {
+    let pages = KeyLayout::nhd(F32, [5, 4, 2, 8]);
+    splice_refused(
+        "block table entry 2 is 5, there are 5 blocks",
+        &rotations(),
+        pages.with_table(&[0, 1, 5, 2, 3]),
+    );
+    splice_refused(
+        "block table entry 4: block 1 is there twice",
+        &rotations(),
+        pages.with_table(&[0, 1, 2, 3, 1]),
+    );
+    splice_refused(
+        "the plan needs 18 rows, the layout has 16",
+        &rotations(),
+        pages.with_table(&[0, 1, 2, 3]),
+    );
+    // A negative entry of an `i32` table.
+    let table = [0, 1, -1, 2, 3];
+    splice_refused(
+        "is 4294967295",
+        &rotations(),
+        pages.with_table(bytemuck::cast_slice(&table)),
+    );
+}
+
+#[test]
+fn table_entries_that_no_row_needs_are_not_looked_at() {
+    let pages = KeyLayout::nhd(F32, [5, 4, 2, 8]);
+    let (mut keys, mut values) = (vec![1f32; LEN], vec![1f32; LEN]);
+    let mut layers = [Layer::new(&mut keys, &mut values)];
+    let table = [0, 1, 2, 3, 4, u32::MAX, u32::MAX];
+    Cpu::new()
+        .splice(&rotations(), pages.with_table(&table), &mut layers)
+        .unwrap();
+    assert!(keys.iter().any(|&key| key != 1.0));
+}
+
+#[test]
+fn keys_and_values_in_one_buffer_that_overlap() {
+    let both = KeyLayout::bshd(F32, [1, ROWS, 2, 8]);
+    for (keys, values) in [(0..4, 2..6), (0..4, 3..7), (0..8, 0..8)] {
+        let layout = CacheLayout::new(
+            both.narrow_dims(keys).unwrap(),
+            both.narrow_dims(values).unwrap(),
+        );
+        let rotations = Rotations::new(&plan(), &Rope::from_theta(10_000.0, 4).unwrap()).unwrap();
+        refused("keys and values share a buffer", |buffer, _| {
+            Cpu::new().splice(&rotations, layout, &mut [Layer::packed(buffer)])
+        });
+    }
+}
+
+#[test]
+fn copies_that_do_not_fit() {
+    let source = vec![1f32; LEN];
+    let from = [LayerRef {
+        keys: &source,
+        values: None,
+    }];
+    refused("source and destination differ", |keys, _| {
+        let other = KeyLayout::bhsd(F32, [1, 1, ROWS, 8]);
+        Cpu::new().copy(
+            &rotations(),
+            layout(),
+            &from,
+            other,
+            &mut [Layer::keys_only(keys)],
+        )
+    });
+    refused("must both have values", |keys, values| {
+        Cpu::new().copy(
+            &rotations(),
+            layout(),
+            &from,
+            layout(),
+            &mut [Layer::new(keys, values)],
+        )
+    });
+    refused(
+        "dst: 2 layers to copy to, but 1 to copy from",
+        |keys, values| {
+            let mut layers = [Layer::keys_only(keys), Layer::keys_only(values)];
+            Cpu::new().copy(&rotations(), layout(), &from, layout(), &mut layers)
+        },
+    );
+    let pages = KeyLayout::nhd(F32, [10, 2, 2, 8]);
+    refused(
+        "a block is among those to copy from and those to copy to",
+        |keys, _| {
+            let plan = Plan::from_edits(7, &[Edit::delete(0..1)]).unwrap();
+            let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+            let (src, dst) = (
+                pages.with_table(&[0, 1, 2, 3]),
+                pages.with_table(&[4, 5, 1]),
+            );
+            Cpu::new().copy_within(&rotations, src, dst, &mut [Layer::keys_only(keys)])
+        },
+    );
+    refused("may overlap", |keys, _| {
+        let half = KeyLayout::bhsd(F32, [1, 2, 9, 8]);
+        let plan = Plan::from_edits(8, &[Edit::delete(0..1)]).unwrap();
+        let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+        Cpu::new().copy_within(
+            &rotations,
+            half,
+            half.with_offset(40),
+            &mut [Layer::keys_only(keys)],
+        )
+    });
+}
+
+#[test]
+fn frequencies_of_another_shape() {
+    let rope = Rope::from_theta(10_000.0, 8).unwrap();
+    let old = ModelRope::uniform(rope.clone(), 2);
+    let fewer = ModelRope::uniform(rope.clone(), 1);
+    let moved = ModelRope::from_layers([Some(rope.clone()), Some(rope.with_offset(2))]);
+    let message = |new: &ModelRope| {
+        Rotations::between(&plan(), &old, new)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        message(&fewer),
+        "rope: the old model has 2 layers, the new one 1"
+    );
+    assert_eq!(
+        message(&moved),
+        "rope: layer 1: the old and the new rope differ in more than their frequencies"
+    );
+}
+
+#[test]
+fn threads_and_instruction_sets() {
+    let error = Cpu::with_threads(0).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::Argument {
+            argument: "threads",
+            ..
+        }
+    ));
+    let error = Cpu::with_instruction_set("abacus").unwrap_err().to_string();
+    assert!(error.starts_with("name: there is no abacus"), "{error}");
+}

@@ -1,0 +1,360 @@
+//! What must hold whatever the numbers are.
+
+use half::{bf16, f16};
+use pie_rope::{
+    Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan, Rope,
+    Rotations, oracle,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+const HEADS: usize = 3;
+const DIM: usize = 64;
+
+/// The deltas that others test, and some more.
+const DELTAS: [i32; 12] = [
+    -131_071, -1024, -10, -2, -1, 1, 30, 64, 1024, 1025, 131_072, 9_999_999,
+];
+
+fn random() -> SmallRng {
+    let seed = rand::random();
+    println!("seed {seed}");
+    SmallRng::seed_from_u64(seed)
+}
+
+trait Number: Element {
+    fn from_f64(value: f64) -> Self;
+    fn to_f64(self) -> f64;
+}
+
+impl Number for f32 {
+    fn from_f64(value: f64) -> f32 {
+        value as f32
+    }
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Number for f16 {
+    fn from_f64(value: f64) -> f16 {
+        f16::from_f64(value)
+    }
+    fn to_f64(self) -> f64 {
+        f16::to_f64(self)
+    }
+}
+
+impl Number for bf16 {
+    fn from_f64(value: f64) -> bf16 {
+        bf16::from_f64(value)
+    }
+    fn to_f64(self) -> f64 {
+        bf16::to_f64(self)
+    }
+}
+
+fn keys<T: Number>(rows: usize, random: &mut SmallRng) -> Vec<T> {
+    let mut key = || T::from_f64(random.random_range(-2.0..2.0));
+    (0..HEADS * rows * DIM).map(|_| key()).collect()
+}
+
+fn layout<T: Element>(rows: usize) -> KeyLayout<'static> {
+    KeyLayout::bhsd(T::TYPE, [1, HEADS, rows, DIM])
+}
+
+fn ropes() -> [Rope; 2] {
+    [Pairing::HalfSplit, Pairing::Interleaved].map(|pairing| {
+        let rope = Rope::from_theta(10_000.0, DIM).unwrap();
+        rope.with_pairing(pairing)
+    })
+}
+
+/// Turns all rows by `delta`, from positions where both ends are positions.
+fn turn<T: Number>(keys: &mut [T], rope: &Rope, delta: i32) {
+    let rows = keys.len() / (HEADS * DIM);
+    let first = 0.max(-delta);
+    let old: Vec<i32> = (0..rows as i32).map(|row| first + row).collect();
+    let new: Vec<i32> = old.iter().map(|position| position + delta).collect();
+    let plan = Plan::from_positions(&old, &new).unwrap();
+    let rotations = Rotations::new(&plan, rope).unwrap();
+    let mut layers = [Layer::keys_only(keys)];
+    Cpu::new()
+        .rotate(&rotations, layout::<T>(rows), &mut layers)
+        .unwrap();
+}
+
+/// The pairs of every head vector.
+fn pairs<T: Number>(keys: &[T], rope: &Rope) -> Vec<(f64, f64)> {
+    let of_vector = |vector: &[T]| -> Vec<(f64, f64)> {
+        let pair = |j| {
+            let (a, b) = oracle::pair(rope, j);
+            (vector[a].to_f64(), vector[b].to_f64())
+        };
+        (0..rope.pairs()).map(pair).collect()
+    };
+    keys.chunks(DIM).flat_map(of_vector).collect()
+}
+
+/// Units in the last place that one turn may lose: the bound that `tests/conformance` derives.
+fn one_turn<T: Element>() -> f64 {
+    if T::TYPE == ElementType::F32 {
+        1.71
+    } else {
+        0.501
+    }
+}
+
+fn norms_are_kept<T: Number>() {
+    let mut random = random();
+    for rope in ropes() {
+        for delta in DELTAS {
+            let before = keys::<T>(5, &mut random);
+            let mut after = before.clone();
+            turn(&mut after, &rope, delta);
+            assert_ne!(
+                bytemuck::cast_slice::<T, u8>(&before),
+                bytemuck::cast_slice::<T, u8>(&after)
+            );
+            for (before, after) in pairs(&before, &rope).into_iter().zip(pairs(&after, &rope)) {
+                let (before, after) = (before.0.hypot(before.1), after.0.hypot(after.1));
+                // Both elements of the pair may be off by so much, at right angles to each other.
+                let allowed = one_turn::<T>() * 2f64.sqrt() * oracle::ulp(T::TYPE, before);
+                assert!(
+                    (after - before).abs() <= allowed,
+                    "delta {delta}: {before} became {after}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn norms_are_kept_f32() {
+    norms_are_kept::<f32>();
+}
+
+#[test]
+fn norms_are_kept_f16() {
+    norms_are_kept::<f16>();
+}
+
+#[test]
+fn norms_are_kept_bf16() {
+    norms_are_kept::<bf16>();
+}
+
+fn there_and_back<T: Number>() {
+    let mut random = random();
+    for rope in ropes() {
+        for delta in DELTAS {
+            let before = keys::<T>(5, &mut random);
+            let mut after = before.clone();
+            turn(&mut after, &rope, delta);
+            turn(&mut after, &rope, -delta);
+            for (before, after) in pairs(&before, &rope).into_iter().zip(pairs(&after, &rope)) {
+                let error = oracle::error_in_ulps(T::TYPE, after, before);
+                // The first turn's errors of both elements are turned back into one, then the second's;
+                // the pair may have crossed into the next binade in between, where a unit is twice as big.
+                let allowed = one_turn::<T>() * (2f64.sqrt() * 2.0 + 1.0);
+                assert!(
+                    error <= allowed,
+                    "delta {delta}: {before:?} came back as {after:?}, {error} units"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn there_and_back_f32() {
+    there_and_back::<f32>();
+}
+
+#[test]
+fn there_and_back_f16() {
+    there_and_back::<f16>();
+}
+
+#[test]
+fn there_and_back_bf16() {
+    there_and_back::<bf16>();
+}
+
+#[test]
+fn delta_zero_leaves_every_bit_alone() {
+    let mut random = random();
+    // Any bits at all, NaNs with their payloads and negative zeros among them.
+    let before: Vec<f16> = (0..HEADS * 9 * DIM)
+        .map(|_| f16::from_bits(random.random()))
+        .collect();
+    let mut after = before.clone();
+    turn(&mut after, &ropes()[0], 0);
+    assert_eq!(
+        bytemuck::cast_slice::<f16, u16>(&before),
+        bytemuck::cast_slice::<f16, u16>(&after)
+    );
+}
+
+#[test]
+fn splice_equals_copy_out_and_back() {
+    let mut random = random();
+    let (rows, capacity) = (700, 900);
+    let edits = [
+        Edit::insert(13, 100),
+        Edit::delete(200..203),
+        Edit::replace(300..380, 20),
+        Edit::delete(600..690),
+        Edit::insert(700, 9),
+    ];
+    let plan = Plan::from_edits(rows, &edits).unwrap();
+    let layout = layout::<bf16>(capacity);
+    for rope in ropes() {
+        let rotations = Rotations::new(&plan, &rope).unwrap();
+        let keys = keys::<bf16>(capacity, &mut random);
+        let values = keys.iter().rev().copied().collect::<Vec<_>>();
+        let cpu = Cpu::new();
+
+        let (mut spliced_keys, mut spliced_values) = (keys.clone(), values.clone());
+        let mut layers = [Layer::new(&mut spliced_keys, &mut spliced_values)];
+        cpu.splice(&rotations, layout, &mut layers).unwrap();
+
+        let (mut copied_keys, mut copied_values) = (keys.clone(), values.clone());
+        let source = [LayerRef {
+            keys: &keys,
+            values: Some(&values),
+        }];
+        let mut layers = [Layer::new(&mut copied_keys, &mut copied_values)];
+        cpu.copy(&rotations, layout, &source, layout, &mut layers)
+            .unwrap();
+
+        assert!(spliced_keys != keys && spliced_values != values);
+        assert!(spliced_keys == copied_keys && spliced_values == copied_values);
+    }
+}
+
+/// kvpress' test of its key re-rotation, for the real thing: prune then encode equals encode, prune,
+/// re-rotate; plain and with yarn's frequencies.
+#[test]
+fn eviction_equals_encoding_what_is_left() {
+    let mut random = random();
+    let yarn = r#"{
+        "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1,
+        "max_position_embeddings": 131072, "rope_theta": 500000.0,
+        "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768 }
+    }"#;
+    let plain = ModelRope::uniform(Rope::from_theta(10_000.0, DIM).unwrap(), 1);
+    for model in [plain, ModelRope::from_config_json(yarn).unwrap()] {
+        let rope = model.layer(0).unwrap();
+        let rows = 64;
+        let raw: Vec<Vec<f64>> = (0..rows)
+            .map(|_| (0..DIM).map(|_| random.random_range(-1.0..1.0)).collect())
+            .collect();
+        let encode = |row: usize, position: usize| {
+            let mut vector = raw[row].clone();
+            oracle::rotate(&mut vector, rope, position as f64);
+            vector
+        };
+        let mut cache: Vec<f32> = (0..rows)
+            .flat_map(|row| encode(row, row))
+            .map(|value| value as f32)
+            .collect();
+
+        let kept: Vec<usize> = (0..rows).filter(|_| random.random_bool(0.6)).collect();
+        let plan = Plan::from_kept(rows, &kept).unwrap();
+        let rotations = Rotations::for_model(&plan, &model).unwrap();
+        let layout = KeyLayout::bhsd(ElementType::F32, [1, 1, rows, DIM]);
+        let mut layers = [Layer::keys_only(&mut cache)];
+        Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
+
+        for (position, &row) in kept.iter().enumerate() {
+            let expected = encode(row, position);
+            for pair in 0..rope.pairs() {
+                let (a, b) = oracle::pair(rope, pair);
+                let got = |dim| f64::from(cache[position * DIM + dim]);
+                let error = oracle::error_in_ulps(
+                    ElementType::F32,
+                    (got(a), got(b)),
+                    (expected[a], expected[b]),
+                );
+                // Half a unit of each element from storing the key, turned; then the turn itself; twice
+                // that if the pair's norm sits at the edge of a binade.
+                assert!(
+                    error <= 2.0 * (0.5 * 2f64.sqrt() + 1.71),
+                    "row {row}, pair {pair}: {error} units"
+                );
+            }
+        }
+    }
+}
+
+/// A yarn model's keys carry its magnitude factor already: turning must not apply it again.
+#[test]
+fn magnitude_factors_never_change_a_norm() {
+    let config = |scaling: &str| {
+        format!(
+            r#"{{ "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64,
+                 "num_attention_heads": 1, "max_position_embeddings": 131072, "rope_theta": 10000.0,
+                 "rope_scaling": {scaling} }}"#
+        )
+    };
+    let ones = vec!["1.0"; DIM / 2].join(",");
+    let scalings = [
+        r#"{ "rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096,
+             "attention_factor": 1.5 }"#
+            .to_string(),
+        format!(
+            r#"{{ "rope_type": "longrope", "factor": 32.0, "original_max_position_embeddings": 4096,
+                  "short_factor": [{ones}], "long_factor": [{ones}] }}"#
+        ),
+    ];
+    let mut random = random();
+    for scaling in scalings {
+        let model = ModelRope::from_config_json(&config(&scaling)).unwrap();
+        let rope = model.layer(0).unwrap();
+        let before = keys::<f32>(4, &mut random);
+        let mut after = before.clone();
+        turn(&mut after, rope, 777);
+        for (before, after) in pairs(&before, rope).into_iter().zip(pairs(&after, rope)) {
+            let (before, after) = (before.0.hypot(before.1), after.0.hypot(after.1));
+            assert!(
+                (after / before - 1.0).abs() < 1e-6,
+                "{before} became {after}"
+            );
+        }
+    }
+}
+
+/// What the README says of turning the same keys in place again and again: the error grows as a random walk.
+#[test]
+fn repeated_turns_drift_as_a_random_walk() {
+    let mut random = random();
+    let rope = &ropes()[0];
+    let start = keys::<bf16>(300, &mut random);
+    let mut keys = start.clone();
+    let mut position = 0;
+    let mut error_after = |turns: std::ops::Range<usize>| {
+        for _ in turns {
+            let delta = random.random_range(-40..40);
+            turn(&mut keys, rope, delta);
+            position += delta;
+        }
+        let (mut error, mut norm) = (0.0, 0.0);
+        for (start, now) in start.chunks(DIM).zip(keys.chunks(DIM)) {
+            let mut exact: Vec<f64> = start.iter().map(|key| Number::to_f64(*key)).collect();
+            oracle::rotate(&mut exact, rope, f64::from(position));
+            for (exact, now) in exact.iter().zip(now) {
+                error += (exact - Number::to_f64(*now)).powi(2);
+                norm += exact * exact;
+            }
+        }
+        f64::sqrt(error / norm)
+    };
+    let (one, many) = (error_after(0..1), error_after(1..64));
+    println!("relative error {one:.1e} after one turn, {many:.1e} after 64");
+    assert!((1.2e-3..2.2e-3).contains(&one), "{one}");
+    assert!(
+        (4.0 * one..9.0 * one).contains(&many),
+        "{many} after 64, {one} after one"
+    );
+}
