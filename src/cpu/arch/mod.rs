@@ -63,7 +63,7 @@ impl Walk {
     }
 
     /// The same walk with strides in units `size` times smaller.
-    fn scaled(self, size: isize) -> Walk {
+    pub fn scaled(self, size: isize) -> Walk {
         Walk {
             src_outer: self.src_outer * size,
             src_inner: self.src_inner * size,
