@@ -23,20 +23,14 @@
 //!   gives the processor independent work to fill the latencies of one pair with.
 //! - What almost never happens is looked for cheaply and put right afterwards: a group gathers
 //!   evidence of special values in a [`Step::Watch`], looks at it once, and only then recomputes.
-//! - No prefetch where a walk ascends. What a vector costs is memory, but its loads are a plain stream
-//!   that hardware follows by itself, and asking for its lines by instruction was slower at every
-//!   distance. A walk that descends (rows that move right) ascends inside each vector and goes back for
-//!   the next, which hardware does not follow, so it asks for the vector that is [`AHEAD`] further on:
-//!   in f16 and bf16 that brought such moves from 0.87 to 1.0 of `memmove`; in f32 it changed nothing.
+//! - A walk that goes down through memory goes down inside each vector too: the prefetchers lose a
+//!   stream that climbs within a vector and falls from one to the next.
+//! - No prefetch. What a vector costs is memory, but the loads of a walk are a plain stream that
+//!   hardware follows by itself, and asking for its lines by instruction was slower at every
+//!   distance (see `benches/cpu_ceiling.rs`).
 
 use super::{Turn, Walk};
 use std::marker::PhantomData;
-
-/// How many vectors ahead a descending walk asks for; 2, 4, 16 and 32 were no better.
-const AHEAD: isize = 8;
-
-/// Bytes in a cache line.
-const LINE: usize = 64;
 
 /// Turns `PAIRS` pairs at once.
 ///
@@ -89,6 +83,8 @@ pub(super) trait Lanes {
     const LANES: usize;
     /// Bytes of a stored element.
     const SIZE: usize;
+    /// See [`Step::GROUP`].
+    const GROUP: usize;
     type F32: Copy;
     /// Evidence of NaNs.
     type Watch: Copy;
@@ -129,7 +125,7 @@ macro_rules! two_registers {
     () => {
         const PAIRS: usize = L::LANES;
         const SIZE: usize = L::SIZE;
-        const GROUP: usize = 4;
+        const GROUP: usize = L::GROUP;
         type Data = (L::F32, L::F32);
         type Turned = (L::F32, L::F32);
         type Watch = L::Watch;
@@ -286,18 +282,6 @@ impl Window {
         }
     }
 
-    /// Asks for the lines of the window at `src`.
-    #[inline(always)]
-    fn prefetch(&self, src: *const u8, interleaved: bool) {
-        for line in (0..self.last + self.step).step_by(LINE) {
-            let a = src.wrapping_add(line);
-            prefetch(a);
-            if !interleaved {
-                prefetch(a.wrapping_offset(self.half));
-            }
-        }
-    }
-
     /// Where step `i` of `steps` is.
     #[inline(always)]
     fn place(&self, i: usize, steps: usize) -> usize {
@@ -346,45 +330,68 @@ unsafe fn turn_steps<S: Step, const N: usize>(
         for (i, slot) in tables.iter_mut().enumerate() {
             *slot = table::<S>(turn, i, N);
         }
-        let vectors = Vectors::new(dst, src, walk, S::SIZE);
-        let stride = vectors.walk.src_inner;
-        for (dst, src) in vectors {
-            if stride < 0 {
-                window.prefetch(src.wrapping_offset(stride * AHEAD), S::INTERLEAVED);
+        if walk.src_inner >= 0 {
+            for (dst, src) in Vectors::new(dst, src, walk, S::SIZE) {
+                first_group::<S, N>(dst, src, &window, &tables);
+                full_group::<S, N, 0>(dst, src, &window, &tables);
+                full_group::<S, N, 1>(dst, src, &window, &tables);
+                full_group::<S, N, 2>(dst, src, &window, &tables);
+                full_group::<S, N, 3>(dst, src, &window, &tables);
             }
-            // A group that is not full comes first, so that the last two steps, which may share
-            // pairs, are in one group: loaded before either is stored.
-            let first = N % S::GROUP;
-            match first {
-                0 => {}
-                1 => group::<S, N, 1>(dst, src, &window, 0, &tables),
-                2 => group::<S, N, 2>(dst, src, &window, 0, &tables),
-                _ => group::<S, N, 3>(dst, src, &window, 0, &tables),
+        } else {
+            for (dst, src) in Vectors::new(dst, src, walk, S::SIZE) {
+                full_group::<S, N, 3>(dst, src, &window, &tables);
+                full_group::<S, N, 2>(dst, src, &window, &tables);
+                full_group::<S, N, 1>(dst, src, &window, &tables);
+                full_group::<S, N, 0>(dst, src, &window, &tables);
+                first_group::<S, N>(dst, src, &window, &tables);
             }
-            // Written out, for a loop is not always unrolled, and only a table that is indexed by
-            // constants stays in registers.
-            full_group::<S, N>(dst, src, &window, first, &tables);
-            full_group::<S, N>(dst, src, &window, first + S::GROUP, &tables);
-            full_group::<S, N>(dst, src, &window, first + 2 * S::GROUP, &tables);
-            full_group::<S, N>(dst, src, &window, first + 3 * S::GROUP, &tables);
         }
     }
 }
 
-/// Turns `S::GROUP` steps of a window, if it has so many from `first` on.
+/// Turns the steps before the first full group.
+///
+/// The group that is not full is the first, so that the last two steps, which may share pairs, are
+/// in one group: loaded before either is stored.
 ///
 /// # Safety
 ///
 /// As [`group`].
 #[inline(always)]
-unsafe fn full_group<S: Step, const N: usize>(
+unsafe fn first_group<S: Step, const N: usize>(
     dst: *mut u8,
     src: *const u8,
     window: &Window,
-    first: usize,
+    tables: &[S::Table; N],
+) {
+    // SAFETY: passed on.
+    unsafe {
+        match N % S::GROUP {
+            0 => {}
+            1 => group::<S, N, 1>(dst, src, window, 0, tables),
+            2 => group::<S, N, 2>(dst, src, window, 0, tables),
+            _ => group::<S, N, 3>(dst, src, window, 0, tables),
+        }
+    }
+}
+
+/// Turns full group `I` of a window, if it has so many. Groups are written out by their callers,
+/// for a loop is not always unrolled, and only a table that is indexed by constants stays in
+/// registers.
+///
+/// # Safety
+///
+/// As [`group`].
+#[inline(always)]
+unsafe fn full_group<S: Step, const N: usize, const I: usize>(
+    dst: *mut u8,
+    src: *const u8,
+    window: &Window,
     tables: &[S::Table; N],
 ) {
     debug_assert!(N <= 4 * S::GROUP && (S::GROUP == 2 || S::GROUP == 4));
+    let first = N % S::GROUP + I * S::GROUP;
     if first + S::GROUP <= N {
         // SAFETY: passed on.
         unsafe {
@@ -476,19 +483,6 @@ pub(super) unsafe fn turn_long<S: Step>(
             }
         }
     }
-}
-
-/// Asks for the cache line at an address that will be read soon. A hint: any address will do.
-#[inline(always)]
-fn prefetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch never faults, and every x86-64 processor has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// The vectors of a walk: destination and source of each, in order.

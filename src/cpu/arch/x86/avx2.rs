@@ -134,6 +134,7 @@ impl Stored for bf16 {
 impl<E: Stored> Lanes for Eight<E> {
     const LANES: usize = 8;
     const SIZE: usize = size_of::<E>();
+    const GROUP: usize = 4;
     type F32 = __m256;
     type Watch = __m256;
 

@@ -162,6 +162,8 @@ unsafe fn rounded(x: __m512) -> __m512i {
 impl<E: Stored> Lanes for Sixteen<E> {
     const LANES: usize = 16;
     const SIZE: usize = size_of::<E>();
+    /// Leaves room in the registers for the tables of 128 half-split pairs.
+    const GROUP: usize = 2;
     type F32 = __m512;
     type Watch = u16;
 
@@ -279,6 +281,7 @@ pub(super) struct EightF16;
 impl Lanes for EightF16 {
     const LANES: usize = 8;
     const SIZE: usize = 2;
+    const GROUP: usize = 4;
     type F32 = __m256;
     type Watch = u8;
 
