@@ -50,6 +50,7 @@ pub struct Walk {
 
 impl Walk {
     /// `rows` vectors, `stride` elements apart, source and destination alike.
+    #[cfg(test)]
     pub fn rows(rows: usize, stride: isize) -> Walk {
         Walk {
             outer: 1,
