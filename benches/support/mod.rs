@@ -2,21 +2,41 @@
 //! that moves the same bytes and does nothing else (its ceiling).
 
 use half::{bf16, f16};
-use pie_rope::{Cpu, Edit, Element, KeyLayout, Layer, LayerRef, Pairing, Plan, Rope, Rotations};
+use pie_rope::{
+    Cpu, Edit, Element, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan, Rope, Rotations,
+};
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 /// Rows that an edit inserts or deletes, and positions that keys turn by.
 pub const SHIFT: usize = 37;
 
-/// A cache in memory: layers of keys and values, `[1, heads, rows, dim]` each.
+/// Rows of a page.
+const PAGE: usize = 16;
+
+/// A cache in memory: layers of keys and values.
 pub struct Cache<T> {
     pub layers: Vec<(Vec<T>, Vec<T>)>,
     pub shape: Shape,
+    /// The pages of the sequence, in no order at all.
+    table: Vec<u32>,
+}
+
+/// How the rows of a benchmark's cache lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Lie {
+    /// `[1, heads, rows, dim]`
+    Bhsd,
+    /// Pages `[blocks, 16, heads, dim]` through a block table.
+    Nhd,
+    /// Pages `[blocks, heads, dim / x, 16, x]` with packs of 16 bytes, through a block table.
+    XPacked,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    pub lie: Lie,
     pub layers: usize,
     pub heads: usize,
     pub rows: usize,
@@ -25,10 +45,11 @@ pub struct Shape {
 
 impl Shape {
     /// A cache of about `bytes` bytes of keys: layers of 8 heads and 4096 rows.
-    pub fn of_bytes<T: Element>(bytes: usize, dim: usize) -> Shape {
+    pub fn of_bytes<T: Element>(lie: Lie, bytes: usize, dim: usize) -> Shape {
         let (heads, rows) = (8, 4096);
         let layer = heads * rows * dim * T::TYPE.size();
         Shape {
+            lie,
             layers: bytes.div_ceil(layer),
             heads,
             rows,
@@ -45,8 +66,19 @@ impl Shape {
         self.layers * self.elements() * T::TYPE.size()
     }
 
-    fn layout<T: Element>(self) -> KeyLayout<'static> {
-        KeyLayout::bhsd(T::TYPE, [1, self.heads, self.rows, self.dim])
+    fn layout<T: Element>(self, table: &[u32]) -> KeyLayout<'_> {
+        let Shape {
+            heads, rows, dim, ..
+        } = self;
+        let blocks = rows / PAGE;
+        let x = 16 / T::TYPE.size();
+        match self.lie {
+            Lie::Bhsd => KeyLayout::bhsd(T::TYPE, [1, heads, rows, dim]),
+            Lie::Nhd => KeyLayout::nhd(T::TYPE, [blocks, PAGE, heads, dim]).with_table(table),
+            Lie::XPacked => {
+                KeyLayout::x_packed(T::TYPE, [blocks, heads, dim / x, PAGE, x]).with_table(table)
+            }
+        }
     }
 }
 
@@ -86,30 +118,24 @@ impl<T: Number> Cache<T> {
                 .map(|_| value(random.random()))
                 .collect()
         };
+        let layers = (0..shape.layers).map(|_| (buffer(), buffer())).collect();
+        let mut table: Vec<u32> = (0..(shape.rows / PAGE) as u32).collect();
+        table.shuffle(&mut random);
         Cache {
-            layers: (0..shape.layers).map(|_| (buffer(), buffer())).collect(),
+            layers,
             shape,
+            table,
         }
-    }
-
-    fn keys(&mut self) -> Vec<Layer<'_, T>> {
-        self.layers
-            .iter_mut()
-            .map(|(keys, _)| Layer::keys_only(keys))
-            .collect()
-    }
-
-    fn both(&mut self) -> Vec<Layer<'_, T>> {
-        self.layers
-            .iter_mut()
-            .map(|(keys, values)| Layer::new(keys, values))
-            .collect()
     }
 
     /// Turns all keys.
     pub fn rotate(&mut self, cpu: &Cpu, rotations: &Rotations) {
-        let layout = self.shape.layout::<T>();
-        cpu.rotate(rotations, layout, &mut self.keys())
+        let layout = self.shape.layout::<T>(&self.table);
+        let keys = self
+            .layers
+            .iter_mut()
+            .map(|(keys, _)| Layer::keys_only(keys));
+        cpu.rotate(rotations, layout, &mut keys.collect::<Vec<_>>())
             .expect("a sound call");
     }
 
@@ -124,8 +150,8 @@ impl<T: Number> Cache<T> {
 
     /// Moves all rows but the last or first [`SHIFT`], keys and values, and turns the keys.
     pub fn splice(&mut self, cpu: &Cpu, rotations: &Rotations) {
-        let layout = self.shape.layout::<T>();
-        cpu.splice(rotations, layout, &mut self.both())
+        let layout = self.shape.layout::<T>(&self.table);
+        cpu.splice(rotations, layout, &mut both(&mut self.layers))
             .expect("a sound call");
     }
 
@@ -149,7 +175,7 @@ impl<T: Number> Cache<T> {
 
     /// Copies all rows to `to` and turns the keys.
     pub fn copy(&self, to: &mut Cache<T>, cpu: &Cpu, rotations: &Rotations) {
-        let layout = self.shape.layout::<T>();
+        let layout = self.shape.layout::<T>(&self.table);
         let from: Vec<_> = self
             .layers
             .iter()
@@ -158,8 +184,15 @@ impl<T: Number> Cache<T> {
                 values: Some(values),
             })
             .collect();
-        cpu.copy(rotations, layout, &from, layout, &mut to.both())
-            .expect("a sound call");
+        let to_layout = to.shape.layout::<T>(&to.table);
+        cpu.copy(
+            rotations,
+            layout,
+            &from,
+            to_layout,
+            &mut both(&mut to.layers),
+        )
+        .expect("a sound call");
     }
 
     /// The ceiling of `copy`: a `memcpy` of every layer, keys and values.
@@ -177,6 +210,24 @@ impl<T: Number> Cache<T> {
             to.copy_from_slice(from)
         });
     }
+}
+
+fn both<T: Element>(layers: &mut [(Vec<T>, Vec<T>)]) -> Vec<Layer<'_, T>> {
+    let layers = layers.iter_mut();
+    layers
+        .map(|(keys, values)| Layer::new(keys, values))
+        .collect()
+}
+
+/// Rotations from one theta to another, and back: every row has an angle of its own.
+pub fn turn_row_by_row(shape: Shape) -> [Rotations; 2] {
+    let [short, long] = [10_000.0, 40_000.0].map(|theta| {
+        let rope = Rope::from_theta(theta, shape.dim).expect("an even dimension");
+        ModelRope::uniform(rope, shape.layers)
+    });
+    let plan = Plan::from_edits(shape.rows, &[]).expect("nothing to edit");
+    [(&short, &long), (&long, &short)]
+        .map(|(old, new)| Rotations::between(&plan, old, new).expect("a small table"))
 }
 
 /// Rotations that turn every row of a cache by [`SHIFT`] forwards, and back.

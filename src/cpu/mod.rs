@@ -14,7 +14,7 @@ use crate::rotations::TurnedSpan;
 use crate::{CacheLayout, Element, Error, KeyLayout, Result, Rotations};
 use arch::Kernels;
 use threads::Threads;
-use transfer::{End, Part, Transfer};
+use transfer::{End, Groups, Part, Transfer};
 
 /// Bytes that one thread works on before it asks for more: long enough for a stream of memory to get
 /// going, short enough that the last threads to finish finish together.
@@ -286,12 +286,13 @@ impl Cpu {
             * spans.iter().map(|span| span.len).sum::<usize>();
         self.threads.run(lanes.len(), bytes, |lane| {
             let (transfer, part) = &lanes[lane];
+            let mut scratch = Groups::default();
             for span in &spans {
                 // SAFETY: `check` has passed; the caller answers for the memory. A lane is one layer's
                 // keys or values, some of its heads, and all of its rows, so no two lanes share an
                 // element, and inside a lane the spans come in an order in which none overwrites the
                 // source of a later one.
-                unsafe { transfers[*transfer].span(span, 0..span.len, part) };
+                unsafe { transfers[*transfer].span(span, 0..span.len, part, &mut scratch) };
             }
         });
         Ok(())
@@ -404,7 +405,7 @@ impl Cpu {
             let (span, rows) = &pieces[(task - start) % pieces.len()];
             let part = &parts[index][(task - start) / pieces.len()];
             // SAFETY: passed on. Tasks differ in the buffer, the heads or the rows.
-            unsafe { transfers[index].span(span, rows.clone(), part) };
+            unsafe { transfers[index].span(span, rows.clone(), part, &mut Groups::default()) };
         });
     }
 }
