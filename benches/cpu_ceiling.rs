@@ -6,7 +6,7 @@
 //!
 //! Arguments: `bytes=N` of keys (default 1.5 GiB, far past any last-level cache), `rounds=N`, and any of
 //! `f32 f16 bf16 x1 x2 d64 d80 d96 d128 d256 bhsd nhd xpacked` to run only those. The two paged layouts are
-//! measured at 128 dimensions, and their ceilings are those of contiguous memory.
+//! measured at 128 dimensions, in pages of 16 rows in no order, and so are their ceilings.
 
 #[allow(dead_code, reason = "shared with the other CPU benchmark")]
 mod support;

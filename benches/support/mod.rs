@@ -1,6 +1,8 @@
 //! What the CPU benchmarks measure: caches of random keys, the verbs on them, and beside each verb a loop
 //! that moves the same bytes and does nothing else (its ceiling).
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use pie_rope::{
     Cpu, Edit, Element, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan, Rope, Rotations,
@@ -41,6 +43,8 @@ pub struct Shape {
     pub heads: usize,
     pub rows: usize,
     pub dim: usize,
+    /// Dimensions of a pack of 16 bytes.
+    pub x: usize,
 }
 
 impl Shape {
@@ -54,6 +58,7 @@ impl Shape {
             heads,
             rows,
             dim,
+            x: 16 / T::TYPE.size(),
         }
     }
 
@@ -68,10 +73,13 @@ impl Shape {
 
     fn layout<T: Element>(self, table: &[u32]) -> KeyLayout<'_> {
         let Shape {
-            heads, rows, dim, ..
+            heads,
+            rows,
+            dim,
+            x,
+            ..
         } = self;
         let blocks = rows / PAGE;
-        let x = 16 / T::TYPE.size();
         match self.lie {
             Lie::Bhsd => KeyLayout::bhsd(T::TYPE, [1, heads, rows, dim]),
             Lie::Nhd => KeyLayout::nhd(T::TYPE, [blocks, PAGE, heads, dim]).with_table(table),
@@ -139,13 +147,22 @@ impl<T: Number> Cache<T> {
             .expect("a sound call");
     }
 
-    /// The ceiling of `rotate`: reads and writes the same bytes in place.
+    /// The ceiling of `rotate`: reads and writes the same bytes in place, in the order of the sequence.
     pub fn sweep(&mut self, threads: usize) {
-        let slices = self
-            .layers
-            .iter_mut()
-            .map(|(keys, _)| bytemuck::cast_slice_mut(keys));
-        spread(slices.collect(), threads, sweep);
+        let pieces = pieces(
+            self.shape,
+            0..self.shape.rows,
+            (&self.table, &self.table),
+            0,
+        );
+        let keys = self.layers.iter_mut().map(|(keys, _)| keys).collect();
+        spread(keys, threads, |keys: &mut Vec<T>| {
+            for piece in &pieces {
+                sweep(bytemuck::cast_slice_mut(
+                    &mut keys[piece.dst..][..piece.len],
+                ));
+            }
+        });
     }
 
     /// Moves all rows but the last or first [`SHIFT`], keys and values, and turns the keys.
@@ -155,20 +172,19 @@ impl<T: Number> Cache<T> {
             .expect("a sound call");
     }
 
-    /// The ceiling of `splice`: an overlapping `memmove` of every head's rows, keys and values.
+    /// The ceiling of `splice`: an overlapping `memmove` of the same rows, keys and values.
     pub fn memmove(&mut self, right: bool, threads: usize) {
-        let head = self.shape.rows * self.shape.dim;
-        let moved = SHIFT * self.shape.dim;
-        let heads = self.layers.iter_mut().flat_map(|(keys, values)| {
-            keys.chunks_exact_mut(head)
-                .chain(values.chunks_exact_mut(head))
-        });
-        spread(heads.collect(), threads, |head: &mut [T]| {
-            let rest = head.len() - moved;
-            if right {
-                head.copy_within(..rest, moved);
-            } else {
-                head.copy_within(moved.., 0);
+        let rows = self.shape.rows;
+        let (rows, to) = if right {
+            (0..rows - SHIFT, SHIFT)
+        } else {
+            (SHIFT..rows, 0)
+        };
+        let pieces = pieces(self.shape, rows, (&self.table, &self.table), to);
+        let buffers = self.layers.iter_mut().flat_map(|(k, v)| [k, v]).collect();
+        spread(buffers, threads, |buffer: &mut Vec<T>| {
+            for piece in &pieces {
+                buffer.copy_within(piece.src..piece.src + piece.len, piece.dst);
             }
         });
     }
@@ -195,21 +211,71 @@ impl<T: Number> Cache<T> {
         .expect("a sound call");
     }
 
-    /// The ceiling of `copy`: a `memcpy` of every layer, keys and values.
+    /// The ceiling of `copy`: a `memcpy` of the same rows, keys and values.
     pub fn memcpy(&self, to: &mut Cache<T>, threads: usize) {
-        const PIECE: usize = 1 << 18;
-        let pieces = self
-            .layers
-            .iter()
-            .zip(&mut to.layers)
-            .flat_map(|(from, to)| {
-                let keys = from.0.chunks(PIECE).zip(to.0.chunks_mut(PIECE));
-                keys.chain(from.1.chunks(PIECE).zip(to.1.chunks_mut(PIECE)))
-            });
-        spread(pieces.collect(), threads, |(from, to): (&[T], &mut [T])| {
-            to.copy_from_slice(from)
-        });
+        let pieces = pieces(self.shape, 0..self.shape.rows, (&self.table, &to.table), 0);
+        let layers = self.layers.iter().zip(&mut to.layers);
+        let buffers = layers.flat_map(|(from, to)| [(&from.0, &mut to.0), (&from.1, &mut to.1)]);
+        spread(
+            buffers.collect(),
+            threads,
+            |(from, to): (&Vec<T>, &mut Vec<T>)| {
+                for piece in &pieces {
+                    to[piece.dst..][..piece.len].copy_from_slice(&from[piece.src..][..piece.len]);
+                }
+            },
+        );
     }
+}
+
+/// Elements that lie together, before and after rows move. Sizes are in elements.
+struct Piece {
+    src: usize,
+    dst: usize,
+    len: usize,
+}
+
+/// What a perfect mover of rows would move at once: rows `rows` of a buffer of this shape, through the
+/// first table, to rows `to ..` through the second, in an order that is safe inside one buffer.
+fn pieces(shape: Shape, rows: Range<usize>, tables: (&[u32], &[u32]), to: usize) -> Vec<Piece> {
+    let Shape { heads, dim, .. } = shape;
+    let mut pieces = Vec::new();
+    if shape.lie == Lie::Bhsd {
+        let heads = (0..heads).map(|head| Piece {
+            src: (head * shape.rows + rows.start) * dim,
+            dst: (head * shape.rows + to) * dim,
+            len: rows.len() * dim,
+        });
+        return heads.collect();
+    }
+    let mut done = 0;
+    while done < rows.len() {
+        let (src, dst) = (rows.start + done, to + done);
+        let left = |row: usize| PAGE - row % PAGE;
+        let len = left(src).min(left(dst)).min(rows.len() - done);
+        done += len;
+        // A page has rows of elements, or, of each head and pack, a row of 16 bytes a token.
+        let lines = match shape.lie {
+            Lie::XPacked if len < PAGE => shape.heads * shape.dim / shape.x,
+            _ => 1,
+        };
+        let line = heads * dim * PAGE / lines;
+        let row = line / PAGE;
+        for index in 0..lines {
+            let at = |table: &[u32], at: usize| {
+                table[at / PAGE] as usize * heads * dim * PAGE + index * line + at % PAGE * row
+            };
+            pieces.push(Piece {
+                src: at(tables.0, src),
+                dst: at(tables.1, dst),
+                len: len * row,
+            });
+        }
+    }
+    if to > rows.start {
+        pieces.reverse();
+    }
+    pieces
 }
 
 fn both<T: Element>(layers: &mut [(Vec<T>, Vec<T>)]) -> Vec<Layer<'_, T>> {

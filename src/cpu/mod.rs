@@ -371,11 +371,19 @@ impl Cpu {
             return;
         };
         let layout = first.dst.layout;
-        let heads = heads_together(layout);
+        let spans: Vec<_> = spans.collect();
+        // Rows with an angle each: fetching it is worth more than a long stream of one head.
+        let row_by_row = |span: &TurnedSpan| span.turn.is_some_and(|turn| turn.step > 0);
+        let heads = if spans.iter().any(row_by_row) {
+            layout.heads()
+        } else {
+            heads_together(layout)
+        };
         // All transfers share the pieces: sized for the keys, fine for the values.
         let row_bytes = first.row_bytes(heads);
         let rows = (PIECE / row_bytes.max(1)).max(1);
         let pieces: Vec<(TurnedSpan, Range<usize>)> = spans
+            .into_iter()
             .flat_map(|span| {
                 let pieces = (0..span.len).step_by(rows);
                 pieces.map(move |start| (span, start..(start + rows).min(span.len)))

@@ -9,9 +9,11 @@
 //!   in place. Neighbouring rows of a pack are contiguous, so one kernel vector takes the same
 //!   dimensions of many rows, with the cosines and sines of all of them.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::arch::{self, Kernels, Walk};
+use crate::layout::Axis;
 use crate::rotations::{Table, Turn, TurnedSpan};
 use crate::{KeyLayout, Pairing, oracle};
 
@@ -198,9 +200,15 @@ impl Transfer<'_> {
                 sin,
             };
             let kernel = self.kernels.turn(layout.element(), rope.pairing());
-            let first = if run.backwards { run.rows - 1 } else { 0 };
-            let (to, from) = self.at(run, first, heads.start, window.start);
-            let walk = self.walk(run.rows, 1, heads.len(), run.backwards);
+            let steps = [
+                Steps::new(heads.len(), self.src.layout.heads, layout.heads),
+                Steps::new(run.rows, self.src.layout.rows, layout.rows),
+            ];
+            let (walk, (to_first, from_first)) = walk(steps, run.backwards);
+            let (to, from) = self.at(run, 0, heads.start, window.start);
+            let size = layout.element().size();
+            let to = to.wrapping_add(to_first * size);
+            let from = from.wrapping_add(from_first * size);
             // SAFETY: a window lies inside its head vector, which is the caller's; head vectors do not
             // overlap each other (`KeyLayout::check`), and rows are walked in the order of the move.
             unsafe { kernel(to, from, &walk, &turn) };
@@ -223,25 +231,43 @@ impl Transfer<'_> {
         let mut dim = dims.start;
         while dim < dims.end {
             // As many as are contiguous on both sides.
-            let len = (dims.end - dim)
+            let mut len = (dims.end - dim)
                 .min(src.pack - dim % src.pack)
                 .min(dst.pack - dim % dst.pack);
-            // Where neighbouring rows touch, the run is one long row.
-            let touching = src.rows.stride == len && dst.rows.stride == len;
-            let (rows, elements) = if touching {
-                (1, run.rows * len)
+            let packs = if len == src.pack && len == dst.pack {
+                (dims.end - dim) / len
             } else {
-                (run.rows, len)
+                1
             };
-            let first = if run.backwards { rows - 1 } else { 0 };
-            let (to, from) = self.at(run, first, heads.start, dim);
-            let walk = self
-                .walk(rows, 1, heads.len(), run.backwards)
-                .scaled(size as isize);
-            // SAFETY: these dimensions of these rows are the caller's; a row is read before it is
-            // written, and rows are walked in the order of the move.
-            unsafe { (self.kernels.move_rows)(to, from, &walk, elements * size) };
-            dim += len;
+            let (to, from) = self.at(run, 0, heads.start, dim);
+            dim += len * packs;
+
+            let mut steps = [
+                Steps::new(packs, src.packs, dst.packs),
+                Steps::new(heads.len(), src.heads, dst.heads),
+                Steps::new(run.rows, src.rows, dst.rows),
+            ];
+            // What touches is one longer piece.
+            while let Some(touching) = steps.iter_mut().find(|s| s.len > 1 && s.over(len)) {
+                len *= touching.len;
+                touching.len = 1;
+            }
+            steps.sort_by_key(|s| (s.len > 1, Reverse(s.dst)));
+            let [outermost, outer, inner] = steps;
+            let (walk, (to_first, from_first)) = walk([outer, inner], run.backwards);
+            let walk = walk.scaled(size as isize);
+            for step in 0..outermost.len {
+                let step = if run.backwards {
+                    outermost.len - 1 - step
+                } else {
+                    step
+                };
+                let to = to.wrapping_add((to_first + step * outermost.dst) * size);
+                let from = from.wrapping_add((from_first + step * outermost.src) * size);
+                // SAFETY: these dimensions of these rows are the caller's; a piece is read before it is
+                // written, and rows are walked in the order of the move.
+                unsafe { (self.kernels.move_rows)(to, from, &walk, len * size) };
+            }
         }
     }
 
@@ -275,7 +301,14 @@ impl Transfer<'_> {
                 groups.fill(angles, run.first + row, stretch);
                 1
             };
-            for group in &groups.list {
+            // A whole block is one group, if the layout lets it be.
+            let whole = groups.block.as_slice();
+            let list = if stretch == layout.rows.len && !whole.is_empty() {
+                whole
+            } else {
+                &groups.list
+            };
+            for group in list {
                 let kernel = self.kernels.turn(layout.element(), group.pairing);
                 // Rows that touch are one vector; those that do not are a vector each, and a call each
                 // where their angles differ.
@@ -292,7 +325,12 @@ impl Transfer<'_> {
                         sin,
                     };
                     let (at, _) = here.at(run, row + call, heads.start, group.dim);
-                    let walk = here.walk(vectors, rows, heads.len(), false);
+                    let rows = Axis::new(vectors, layout.rows.stride * rows);
+                    let steps = [
+                        Steps::new(heads.len(), layout.heads, layout.heads),
+                        Steps::new(vectors, rows, rows),
+                    ];
+                    let (walk, _) = walk(steps, false);
                     // SAFETY: in place; the group's dimensions of these rows are the caller's, and no
                     // two vectors share an element.
                     unsafe { kernel(at, at, &walk, &turn) };
@@ -315,38 +353,52 @@ impl Transfer<'_> {
             address(self.src, run.src).cast_const(),
         )
     }
+}
 
-    /// A walk over `heads` heads of `steps` steps, each `rows` rows long, finest stride inside.
-    fn walk(&self, steps: usize, rows: usize, heads: usize, backwards: bool) -> Walk {
-        let stride = |end: End<'_>| {
-            let stride = (end.layout.rows.stride * rows) as isize;
-            (
-                if backwards { -stride } else { stride },
-                end.layout.heads.stride as isize,
-            )
-        };
-        let (src_rows, src_heads) = stride(self.src);
-        let (dst_rows, dst_heads) = stride(self.dst);
-        if dst_heads < dst_rows.abs() {
-            Walk {
-                outer: steps,
-                inner: heads,
-                src_outer: src_rows,
-                src_inner: src_heads,
-                dst_outer: dst_rows,
-                dst_inner: dst_heads,
-            }
-        } else {
-            Walk {
-                outer: heads,
-                inner: steps,
-                src_outer: src_heads,
-                src_inner: src_rows,
-                dst_outer: dst_heads,
-                dst_inner: dst_rows,
-            }
+/// One loop of a walk: so many steps, so many elements apart at the source and the destination.
+#[derive(Clone, Copy)]
+struct Steps {
+    len: usize,
+    src: usize,
+    dst: usize,
+}
+
+impl Steps {
+    fn new(len: usize, src: Axis, dst: Axis) -> Steps {
+        Steps {
+            len,
+            src: src.stride,
+            dst: dst.stride,
         }
     }
+
+    /// Whether a step goes over just `elements` elements on both sides.
+    fn over(&self, elements: usize) -> bool {
+        self.src == elements && self.dst == elements
+    }
+}
+
+/// Two loops as a walk, the finer one inside, and where it begins: destination and source, in elements from
+/// the lowest address. Backwards it goes down in both: in memory order, whichever loop is the rows'.
+fn walk(mut steps: [Steps; 2], backwards: bool) -> (Walk, (usize, usize)) {
+    steps.sort_by_key(|s| (s.len > 1, Reverse(s.dst)));
+    let [outer, inner] = steps;
+    let last = |stride: fn(&Steps) -> usize| steps.iter().map(|s| (s.len - 1) * stride(s)).sum();
+    let first = if backwards {
+        (last(|s| s.dst), last(|s| s.src))
+    } else {
+        (0, 0)
+    };
+    let sign = if backwards { -1 } else { 1 };
+    let walk = Walk {
+        outer: outer.len,
+        inner: inner.len,
+        src_outer: sign * outer.src as isize,
+        src_inner: sign * inner.src as isize,
+        dst_outer: sign * outer.dst as isize,
+        dst_inner: sign * inner.dst as isize,
+    };
+    (walk, first)
 }
 
 /// The pairs of a window in a layout that cuts up its head vectors: groups whose first and whose second
@@ -357,10 +409,13 @@ pub(super) struct Groups {
     /// Rows that the tables are for.
     stretch: usize,
     list: Vec<Group>,
+    /// All groups as one, for a whole block: its packs touch, so that the groups continue each other.
+    block: Option<Group>,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
+#[derive(Clone)]
 struct Group {
     /// How the kernel finds a pair's second element.
     pairing: Pairing,
@@ -409,6 +464,19 @@ impl Groups {
             });
             pair += pairs;
         }
+        let alike = |group: &Group| {
+            let first = &self.list[0];
+            group.touching
+                && group.pairing == first.pairing
+                && group.half_stride == first.half_stride
+        };
+        let whole = self.stretch == layout.rows.len
+            && layout.packs.stride == layout.rows.len * pack
+            && self.list.iter().all(alike);
+        self.block = whole.then(|| Group {
+            pairs: 0..rope.pairs(),
+            ..self.list[0].clone()
+        });
         if angles.alike() {
             self.fill(angles, 0, self.stretch);
         }
