@@ -371,6 +371,14 @@ impl<'t> KeyLayout<'t> {
     /// [`Error::Layout`] names what is wrong. Table entries are checked per call, since only those
     /// of the rows that a call touches need to be valid.
     pub fn check(&self, len: usize) -> Result<()> {
+        // A cache may be empty, its rows may not.
+        if self.heads.len == 0 || self.head_dim() == 0 {
+            return Err(Error::Layout(format!(
+                "it has {} heads of {} dimensions",
+                self.heads.len,
+                self.head_dim()
+            )));
+        }
         let needed = self.required_len()?;
         if needed > len {
             return Err(Error::Layout(format!(

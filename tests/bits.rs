@@ -113,7 +113,7 @@ impl Lie {
         for axis in order {
             let room = [0, 0, 1, 8].choose(random).unwrap();
             axes[axis] = Axis::new(lens[axis], span + room);
-            span = axes[axis].stride * (lens[axis] - 1) + span;
+            span += axes[axis].stride * (lens[axis] - 1);
         }
         let [batch, blocks, rows, heads, packs] = axes;
         let offset = random.random_range(0..9);
