@@ -50,6 +50,11 @@ const PIECE: usize = 1 << 20;
 /// Only the window of the rope is read and written where rows stay, and rows that neither turn nor move
 /// are not touched at all.
 ///
+/// # Cost
+///
+/// A call makes a few small allocations, in proportion to the layers and spans. Small calls run on the
+/// calling thread; large ones are spread over the backend's threads.
+///
 /// # Exactness
 ///
 /// Every output is one f32 product and one fused multiply-add on the table's f32 values, rounded once,
