@@ -6,7 +6,7 @@
 //! one lane instead of two, so that twice as many pairs find room in the registers.
 
 use super::generic::{self, Step};
-use super::portable::{Pair, Scalar};
+use super::portable::{self, Scalar};
 use super::{Kernels, Turn, Walk};
 use half::{bf16, f16};
 use std::arch::aarch64::*;
@@ -31,13 +31,12 @@ unsafe fn turn<E: Stored, const INTERLEAVED: bool>(
     walk: &Walk,
     turn: &Turn<'_>,
 ) {
-    let pairs = turn.cos.len();
-    if pairs >= Eight::<E, INTERLEAVED>::PAIRS {
+    if turn.cos.len() >= Eight::<E, INTERLEAVED>::PAIRS {
         // SAFETY: the caller's conditions; a window holds at least one step.
         unsafe { generic::turn::<Eight<E, INTERLEAVED>>(dst, src, walk, turn) }
-    } else if pairs > 0 {
-        // SAFETY: the caller's conditions; a step of one pair always fits.
-        unsafe { generic::turn::<Pair<E, INTERLEAVED>>(dst, src, walk, turn) }
+    } else {
+        // SAFETY: the caller's conditions.
+        unsafe { portable::turn::<E, INTERLEAVED>(dst, src, walk, turn) }
     }
 }
 
@@ -68,13 +67,20 @@ impl Stored for f32 {
     #[inline(always)]
     unsafe fn load(from: *const u8) -> Wide {
         // SAFETY: as the trait demands.
-        unsafe { from.cast::<Wide>().read_unaligned() }
+        unsafe {
+            let from = from.cast::<float32x4_t>();
+            [from.read_unaligned(), from.add(1).read_unaligned()]
+        }
     }
 
     #[inline(always)]
     unsafe fn store(x: Wide, to: *mut u8) {
         // SAFETY: as the trait demands.
-        unsafe { to.cast::<Wide>().write_unaligned(x) }
+        unsafe {
+            let to = to.cast::<float32x4_t>();
+            to.write_unaligned(x[0]);
+            to.add(1).write_unaligned(x[1]);
+        }
     }
 
     #[inline(always)]
