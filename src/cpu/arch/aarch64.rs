@@ -285,6 +285,8 @@ impl<E: Stored, const INTERLEAVED: bool> Step for Eight<E, INTERLEAVED> {
     const PAIRS: usize = 8;
     const SIZE: usize = size_of::<E>();
     const INTERLEAVED: bool = INTERLEAVED;
+    /// Four would take twice the registers for results on their way out, and tables would have to be
+    /// fetched again for every vector.
     const GROUP: usize = 2;
     type Table = (Wide, Wide);
     type Data = (Wide, Wide);
