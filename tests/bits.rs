@@ -370,7 +370,7 @@ fn many<T: Bits>() {
         1
     }));
     assert!(cpus.len() >= 2, "the portable kernels, and threads");
-    for _ in 0..400 {
+    for _ in 0..1000 {
         let seed = rand::random();
         let one = || run::<T>(&cpus, &mut SmallRng::seed_from_u64(seed));
         catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {

@@ -430,6 +430,16 @@ struct Group {
     table: usize,
 }
 
+impl Group {
+    /// Contiguous elements of a row from the first pair's first element on.
+    fn elements(&self) -> usize {
+        match self.pairing {
+            Pairing::HalfSplit => self.pairs.len(),
+            Pairing::Interleaved => 2 * self.pairs.len(),
+        }
+    }
+}
+
 impl Groups {
     /// For rows of `layout` that turn by `angles`, and `rows` of them at most.
     fn lay_out(&mut self, layout: &KeyLayout<'_>, angles: Angles<'_>, rows: usize) {
@@ -442,37 +452,37 @@ impl Groups {
         while pair < rope.pairs() {
             let (a, b) = oracle::pair(rope, pair);
             let left = rope.pairs() - pair;
-            let (pairing, pairs, elements) = match rope.pairing() {
+            let (pairing, pairs) = match rope.pairing() {
                 Pairing::HalfSplit => {
                     let pairs = left.min(left_in_pack(a)).min(left_in_pack(b));
-                    (Pairing::HalfSplit, pairs, pairs)
+                    (Pairing::HalfSplit, pairs)
                 }
                 // A pair cut by the end of a pack: one pair, its halves at any distance.
-                Pairing::Interleaved if left_in_pack(a) == 1 => (Pairing::HalfSplit, 1, 1),
-                Pairing::Interleaved => {
-                    let pairs = left.min(left_in_pack(a) / 2);
-                    (Pairing::Interleaved, pairs, 2 * pairs)
-                }
+                Pairing::Interleaved if left_in_pack(a) == 1 => (Pairing::HalfSplit, 1),
+                Pairing::Interleaved => (Pairing::Interleaved, left.min(left_in_pack(a) / 2)),
             };
-            self.list.push(Group {
+            let mut group = Group {
                 pairing,
                 half_stride: layout.dim(b) as isize - layout.dim(a) as isize,
                 dim: a,
-                touching: elements == pack && layout.rows.stride == pack,
+                touching: false,
                 pairs: pair..pair + pairs,
                 table: pair * self.stretch,
-            });
+            };
+            group.touching = group.elements() == pack && layout.rows.stride == pack;
+            self.list.push(group);
             pair += pairs;
         }
-        let alike = |group: &Group| {
-            let first = &self.list[0];
-            group.touching
-                && group.pairing == first.pairing
-                && group.half_stride == first.half_stride
+        let continued = |groups: &[Group]| {
+            let [group, next] = groups else { return true };
+            group.pairing == next.pairing
+                && group.half_stride == next.half_stride
+                && group.dim + group.elements() == next.dim
         };
         let whole = self.stretch == layout.rows.len
             && layout.packs.stride == layout.rows.len * pack
-            && self.list.iter().all(alike);
+            && self.list.iter().all(|group| group.touching)
+            && self.list.windows(2).all(continued);
         self.block = whole.then(|| Group {
             pairs: 0..rope.pairs(),
             ..self.list[0].clone()
