@@ -5,6 +5,8 @@ use pie_rope::{CacheLayout, Cpu, Element, ElementType, Layer, LayerRef, Result, 
 
 use crate::buffer::Buffer;
 use crate::case::Verb;
+#[cfg(feature = "wgpu")]
+use crate::gpu;
 
 /// A call of one verb, as every backend gets it.
 pub struct Call<'a> {
@@ -40,7 +42,8 @@ pub struct Candidate {
 
 /// Every backend that this build knows, present or not.
 pub fn candidates() -> Vec<Candidate> {
-    Cpu::INSTRUCTION_SETS
+    #[allow(unused_mut, reason = "unless a feature adds to them")]
+    let mut all: Vec<_> = Cpu::INSTRUCTION_SETS
         .iter()
         .map(|&set| Candidate {
             name: format!("cpu-{set}"),
@@ -48,7 +51,10 @@ pub fn candidates() -> Vec<Candidate> {
                 .map(|cpu| Box::new(cpu) as Box<dyn Backend>)
                 .map_err(|error| error.to_string()),
         })
-        .collect()
+        .collect();
+    #[cfg(feature = "wgpu")]
+    all.extend(gpu::candidates());
+    all
 }
 
 impl Backend for Cpu {

@@ -11,6 +11,8 @@ mod backend;
 mod buffer;
 mod case;
 mod check;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod pattern;
 
 use std::sync::Arc;
