@@ -191,15 +191,15 @@ struct Ends {
 }
 
 fn ends_of(job: Job, item: Item, batch: u32, head: u32) -> Ends {
-    let from = job.source;
-    let to = job.destination;
-    let source = from.first + batch * from.batch_stride + head * from.head_stride;
-    let destination = to.first + batch * to.batch_stride + head * to.head_stride;
+    let origin = job.source;
+    let goal = job.destination;
+    let source = origin.first + batch * origin.batch_stride + head * origin.head_stride;
+    let destination = goal.first + batch * goal.batch_stride + head * goal.head_stride;
     let second = item.dim + job.partner;
     return Ends(
-        source + dim_of(from, item.dim),
-        destination + dim_of(to, item.dim),
-        source + dim_of(from, second),
-        destination + dim_of(to, second),
+        source + dim_of(origin, item.dim),
+        destination + dim_of(goal, item.dim),
+        source + dim_of(origin, second),
+        destination + dim_of(goal, second),
     );
 }

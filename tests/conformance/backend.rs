@@ -32,6 +32,12 @@ pub trait Backend: Send + Sync {
     /// Does the call on buffers in host memory: works on a copy of them wherever it has to, and brings
     /// everything back, guards included.
     fn run(&self, call: &Call<'_>, src: &mut [Layers], dst: &mut [Layers]) -> Result<()>;
+
+    /// What the backend's f32 arithmetic may lose, in units of f32 at the magnitude of the pair: half a unit
+    /// for each rounding. One product and one fused multiply-add, unless the backend cannot promise that.
+    fn f32_loss(&self) -> f64 {
+        1.0
+    }
 }
 
 /// A backend by name, or the reason why it is not here.
