@@ -40,7 +40,11 @@ fn main() {
     println!("adapter: {gpu}");
     println!(
         "time: {}; {rounds} rounds, {mib} MiB of keys in layers of {HEADS} heads, {ROWS} rows, {DIM} dimensions",
-        if clock.queries.is_some() { "timestamp queries" } else { "submission and waiting" }
+        if clock.queries.is_some() {
+            "timestamp queries"
+        } else {
+            "submission and waiting"
+        }
     );
     println!("| type | cache | verb | GB/s | copy GB/s | ratio |\n|---|---|---|---|---|---|");
     for element in [ElementType::F32, ElementType::F16, ElementType::BF16] {
@@ -90,18 +94,24 @@ fn measure(
         let times = (0..rounds + 1).map(|round| {
             let turn = turn_all(pairing, round % 2 == 1);
             let verb = clock.time(|encoder| {
-                gpu.rotate(encoder, &turn, layout, &keys).expect("a sound call");
+                gpu.rotate(encoder, &turn, layout, &keys)
+                    .expect("a sound call");
             });
             [verb, clock.time(|encoder| cache.copy_keys(&other, encoder))]
         });
         // The first round makes the pipeline.
         let times = times.skip(1).collect();
-        line(&format!("rotate {pairing:?}"), 2 * layers * layer_bytes, times);
+        line(
+            &format!("rotate {pairing:?}"),
+            2 * layers * layer_bytes,
+            times,
+        );
     }
     let times = (0..rounds + 1).map(|round| {
         let shift = shift_all(round % 2 == 1);
         let verb = clock.time(|encoder| {
-            gpu.splice(encoder, &shift, layout, &from).expect("a sound call");
+            gpu.splice(encoder, &shift, layout, &from)
+                .expect("a sound call");
         });
         [verb, clock.time(|encoder| cache.copy(&other, encoder))]
     });
@@ -109,7 +119,8 @@ fn measure(
     let turn = turn_all(Pairing::HalfSplit, false);
     let times = (0..rounds + 1).map(|_| {
         let verb = clock.time(|encoder| {
-            gpu.copy(encoder, &turn, layout, &from, layout, &to).expect("a sound call");
+            gpu.copy(encoder, &turn, layout, &from, layout, &to)
+                .expect("a sound call");
         });
         [verb, clock.time(|encoder| cache.copy(&other, encoder))]
     });
@@ -137,7 +148,8 @@ impl Cache {
                 usage: Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC,
                 mapped_at_creation: false,
             });
-            gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(&noise));
+            gpu.queue()
+                .write_buffer(&buffer, 0, bytemuck::cast_slice(&noise));
             buffer
         };
         Cache {
@@ -148,7 +160,8 @@ impl Cache {
 
     fn layers(&self) -> Vec<WgpuLayer<'_>> {
         let both = self.keys.iter().zip(&self.values);
-        both.map(|(keys, values)| WgpuLayer::new(keys, values)).collect()
+        both.map(|(keys, values)| WgpuLayer::new(keys, values))
+            .collect()
     }
 
     fn copy_keys(&self, to: &Cache, encoder: &mut wgpu::CommandEncoder) {

@@ -43,7 +43,9 @@ fn read(gpu: &Wgpu, buffer: &wgpu::Buffer) -> Vec<f32> {
     encoder.copy_buffer_to_buffer(buffer, 0, &back, 0, buffer.size());
     gpu.submit(encoder).unwrap();
     back.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
-    gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    gpu.device()
+        .poll(wgpu::PollType::wait_indefinitely())
+        .unwrap();
     bytemuck::cast_slice(&back.get_mapped_range(..).unwrap()).to_vec()
 }
 
@@ -153,10 +155,20 @@ fn the_shared_checks_come_first() {
     let keys = buffer(&gpu, BYTES, Usage::STORAGE);
     refused(&gpu, "the layout has 17", &[&keys], |encoder| {
         let layout = KeyLayout::bhsd(ElementType::F32, [1, 2, 17, 8]);
-        gpu.rotate(encoder, &rotations(), layout, &[WgpuLayer::keys_only(&keys)])
-            .and_then(|()| {
-                gpu.splice(encoder, &rotations(), layout, &[WgpuLayer::keys_only(&keys)])
-            })
+        gpu.rotate(
+            encoder,
+            &rotations(),
+            layout,
+            &[WgpuLayer::keys_only(&keys)],
+        )
+        .and_then(|()| {
+            gpu.splice(
+                encoder,
+                &rotations(),
+                layout,
+                &[WgpuLayer::keys_only(&keys)],
+            )
+        })
     });
 }
 
@@ -211,10 +223,7 @@ fn a_device_with_too_little() {
     let text = "the device's `max_storage_buffers_per_shader_stage` is 4, the kernels need 6";
     assert_eq!(error, Error::Limit(text.into()));
     let (device, queue) = engine(|limits| limits.max_compute_invocations_per_workgroup = 64);
-    assert!(matches!(
-        Wgpu::new(&device, &queue),
-        Err(Error::Limit(_))
-    ));
+    assert!(matches!(Wgpu::new(&device, &queue), Err(Error::Limit(_))));
 }
 
 #[test]

@@ -53,9 +53,8 @@ impl PartialEq for WgpuSlice<'_> {
 
 impl WgpuSlice<'_> {
     fn end(&self) -> u64 {
-        self.size.map_or(self.buffer.size(), |size| {
-            self.offset.saturating_add(size)
-        })
+        self.size
+            .map_or(self.buffer.size(), |size| self.offset.saturating_add(size))
     }
 
     pub(super) fn overlaps(&self, other: &Self) -> bool {

@@ -126,7 +126,7 @@ impl Wgpu {
             });
             (Pipelines::new(device), nothing)
         })?;
-        let largest = u64::from(limits.max_storage_buffer_binding_size);
+        let largest = limits.max_storage_buffer_binding_size;
         Ok(Wgpu {
             device: device.clone(),
             queue: queue.clone(),
@@ -252,7 +252,11 @@ impl Wgpu {
         if !within {
             let read = src.iter().flat_map(slices);
             for (index, slice) in read.enumerate() {
-                if dst.iter().flat_map(slices).any(|other| slice.overlaps(&other)) {
+                if dst
+                    .iter()
+                    .flat_map(slices)
+                    .any(|other| slice.overlaps(&other))
+                {
                     return Err(Error::Argument {
                         argument: "dst",
                         problem: format!("it overlaps slice {index} of `src` in one buffer"),
@@ -378,9 +382,7 @@ fn apart(layers: &[WgpuLayer<'_>], values: bool) -> Result<()> {
         })
         .filter(|&(_, _, name)| values || name == "keys")
         .collect();
-    all.sort_unstable_by(|(a, ..), (b, ..)| {
-        a.buffer.cmp(b.buffer).then(a.offset.cmp(&b.offset))
-    });
+    all.sort_unstable_by(|(a, ..), (b, ..)| a.buffer.cmp(b.buffer).then(a.offset.cmp(&b.offset)));
     let clash = all
         .windows(2)
         .find(|neighbours| neighbours[0].0.overlaps(&neighbours[1].0));
@@ -485,7 +487,7 @@ fn check_limits(limits: &wgpu::Limits) -> Result<()> {
         ),
         (
             "max_storage_buffer_binding_size",
-            u64::from(limits.max_storage_buffer_binding_size),
+            limits.max_storage_buffer_binding_size,
             64 << 10,
         ),
     ];
@@ -522,7 +524,10 @@ fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> Result<T> {
     let scopes = [OutOfMemory, Internal, Validation].map(|filter| device.push_error_scope(filter));
     let made = make();
     // Innermost first. In a browser what they found is known later: see `Wgpu`.
-    let found = scopes.into_iter().rev().filter_map(|scope| now(scope.pop()).flatten());
+    let found = scopes
+        .into_iter()
+        .rev()
+        .filter_map(|scope| now(scope.pop()).flatten());
     match found.last() {
         Some(error) => Err(error_of(error)),
         None => Ok(made),
@@ -542,7 +547,10 @@ fn error_of(error: wgpu::Error) -> Error {
 /// What a future has to say at once.
 fn now<F: Future>(future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
     }

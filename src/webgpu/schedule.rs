@@ -42,8 +42,7 @@ pub(super) struct Window {
 impl Window {
     /// The window around both, if it is one buffer and no longer than `largest`.
     fn union(&self, other: &Window, largest: u64) -> Option<Window> {
-        let bytes =
-            self.bytes.start.min(other.bytes.start)..self.bytes.end.max(other.bytes.end);
+        let bytes = self.bytes.start.min(other.bytes.start)..self.bytes.end.max(other.bytes.end);
         (self.buffer == other.buffer && length(&bytes) <= largest).then(|| Window {
             buffer: self.buffer.clone(),
             bytes,
@@ -77,7 +76,12 @@ impl Step {
     /// Its jobs, now that its windows are what they are.
     pub(super) fn jobs(&self) -> impl Iterator<Item = Job> {
         let size = self.key.element.size() as i64;
-        let from = self.source.as_ref().unwrap_or(&self.destination).bytes.start;
+        let from = self
+            .source
+            .as_ref()
+            .unwrap_or(&self.destination)
+            .bytes
+            .start;
         let to = self.destination.bytes.start;
         // A layout may begin before its window: kernels wrap, too.
         let first = move |base: u64, window: u64| ((base as i64 - window as i64) / size) as u32;
@@ -188,7 +192,13 @@ impl<'a> Schedule<'a> {
             }
             for region in &regions {
                 let rows = 0..self.order.rows;
-                let step = self.step(Kernel::Splice, transfer, (region, None), (region, None), rows);
+                let step = self.step(
+                    Kernel::Splice,
+                    transfer,
+                    (region, None),
+                    (region, None),
+                    rows,
+                );
                 self.add(step.expect("a region fits a binding"));
             }
         }
@@ -199,7 +209,11 @@ impl<'a> Schedule<'a> {
     ///
     /// # Errors
     /// [`Error::Limit`] if a row does not fit the scratch buffer, or a head vector no binding.
-    pub(super) fn bounce(&mut self, transfer: &Transfer<'a>, scratch: &'a wgpu::Buffer) -> Result<()> {
+    pub(super) fn bounce(
+        &mut self,
+        transfer: &Transfer<'a>,
+        scratch: &'a wgpu::Buffer,
+    ) -> Result<()> {
         let layout = &transfer.destination.layout;
         let (batch, heads) = (layout.batch(), layout.heads());
         // Any access that the cache allows is aligned in the scratch buffer.
@@ -294,10 +308,11 @@ impl<'a> Schedule<'a> {
         ];
         let mut steps = Vec::new();
         for (from, to) in pairs {
-            let [source, destination] = [(ends[0], from), (ends[1], to)].map(|((place, end), region)| {
-                let rows = region.rows_of(&place.layout, self.order.touched(end));
-                self.order.stretch(end, &rows)
-            });
+            let [source, destination] =
+                [(ends[0], from), (ends[1], to)].map(|((place, end), region)| {
+                    let rows = region.rows_of(&place.layout, self.order.touched(end));
+                    self.order.stretch(end, &rows)
+                });
             let rows = intersection(&source, &destination);
             if rows.is_empty() || shared(from, to).is_none() {
                 continue;
@@ -399,7 +414,10 @@ impl<'a> Schedule<'a> {
     /// Where a table's floats begin among those of all tables.
     fn table_start(&self, index: usize) -> u32 {
         let before = &self.rotations.tables()[..index];
-        before.iter().map(|table| table.as_slice().len() as u32).sum()
+        before
+            .iter()
+            .map(|table| table.as_slice().len() as u32)
+            .sum()
     }
 
     fn side(&mut self, place: &Place<'a>, region: &Region, dense: Dense, end: End) -> Side {
@@ -497,7 +515,13 @@ fn access(transfer: &Transfer<'_>, rope: Option<&Rope>) -> Access {
     for place in [&transfer.source, &transfer.destination] {
         let layout = &place.layout;
         all |= (place.base() / element.size() as u64) as usize;
-        let axes = [layout.batch, layout.blocks, layout.rows, layout.heads, layout.packs];
+        let axes = [
+            layout.batch,
+            layout.blocks,
+            layout.rows,
+            layout.heads,
+            layout.packs,
+        ];
         for axis in axes.iter().filter(|axis| axis.len > 1) {
             all |= axis.stride;
         }

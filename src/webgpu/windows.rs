@@ -51,14 +51,11 @@ impl Region {
     pub(super) fn around(layout: &KeyLayout<'_>, rows: Range<usize>) -> Region {
         let block = layout.rows.len;
         let touched = (rows.start / block..rows.end.div_ceil(block)).map(|b| layout.block(b));
-        let blocks = touched.fold(usize::MAX..0, |all, block| {
-            all.start.min(block)..all.end.max(block + 1)
-        });
-        let rows = if rows.end <= block {
-            rows
-        } else {
-            0..block
-        };
+        let blocks = touched
+            .map(|block| block..block + 1)
+            .reduce(|all, one| all.start.min(one.start)..all.end.max(one.end))
+            .unwrap_or(0..0);
+        let rows = if rows.end <= block { rows } else { 0..block };
         Region {
             batch: 0..layout.batch(),
             blocks,
@@ -92,7 +89,12 @@ impl Region {
     ///
     /// # Errors
     /// [`Error::Limit`] if a single head vector spans more than a binding.
-    pub(super) fn cut(self, place: &Place<'_>, largest: u64, parts: &mut Vec<Region>) -> Result<()> {
+    pub(super) fn cut(
+        self,
+        place: &Place<'_>,
+        largest: u64,
+        parts: &mut Vec<Region>,
+    ) -> Result<()> {
         if length(&bound(&self.bytes(place))) <= largest {
             parts.push(self);
             return Ok(());

@@ -201,12 +201,15 @@ impl Backend for Gpu {
         let all = src.iter_mut().chain(dst).flat_map(hosts_mut);
         for (host, place) in all.zip(&uploaded.places) {
             let start = (starts[place.buffer] + place.offset) as usize;
-            host.bytes_mut().copy_from_slice(&view[start..][..place.len as usize]);
+            host.bytes_mut()
+                .copy_from_slice(&view[start..][..place.len as usize]);
         }
         drop(view);
         back.unmap();
         self.give(back, true);
-        buffers.into_iter().for_each(|buffer| self.give(buffer, false));
+        buffers
+            .into_iter()
+            .for_each(|buffer| self.give(buffer, false));
         Ok(())
     }
 }
