@@ -2,7 +2,8 @@
 // are held to these by a test.
 
 const NONE = 0xffffffffu;
-const THREADS = 256u;
+// Invocations of a workgroup.
+override THREADS: u32;
 
 // Source and destination are one binding, `dst`.
 override WITHIN: bool;

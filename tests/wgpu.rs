@@ -155,20 +155,8 @@ fn the_shared_checks_come_first() {
     let keys = buffer(&gpu, BYTES, Usage::STORAGE);
     refused(&gpu, "the layout has 17", &[&keys], |encoder| {
         let layout = KeyLayout::bhsd(ElementType::F32, [1, 2, 17, 8]);
-        gpu.rotate(
-            encoder,
-            &rotations(),
-            layout,
-            &[WgpuLayer::keys_only(&keys)],
-        )
-        .and_then(|()| {
-            gpu.splice(
-                encoder,
-                &rotations(),
-                layout,
-                &[WgpuLayer::keys_only(&keys)],
-            )
-        })
+        let layers = [WgpuLayer::keys_only(&keys)];
+        gpu.splice(encoder, &rotations(), layout, &layers)
     });
 }
 
@@ -190,21 +178,27 @@ fn an_adapter_that_is_not_there() {
     assert!(error.to_string().contains(&name), "{error}");
 }
 
-/// The engine's own device and queue, with limits to its taste.
-fn engine(change: impl FnOnce(&mut wgpu::Limits)) -> (wgpu::Device, wgpu::Queue) {
-    let own = Wgpu::open().unwrap();
-    let name = own.adapter().name;
+/// The adapter that [`Wgpu::open`] opens.
+fn adapter() -> wgpu::Adapter {
+    let name = Wgpu::open().unwrap().adapter().name;
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     let adapter = adapters.into_iter().find(|a| a.get_info().name == name);
-    let adapter = adapter.expect("the adapter that was opened");
-    let mut limits = wgpu::Limits::default().using_alignment(adapter.limits());
+    adapter.expect("the adapter that was opened")
+}
+
+/// The engine's own device and queue, with limits to its taste.
+fn engine(
+    adapter: &wgpu::Adapter,
+    change: impl FnOnce(&mut wgpu::Limits),
+) -> (wgpu::Device, wgpu::Queue) {
+    let mut limits = wgpu::Limits::default();
     change(&mut limits);
-    block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+    let descriptor = wgpu::DeviceDescriptor {
         required_limits: limits,
         ..Default::default()
-    }))
-    .unwrap()
+    };
+    block_on(adapter.request_device(&descriptor)).unwrap()
 }
 
 /// On native, wgpu's futures are ready at once.
@@ -218,18 +212,24 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 #[test]
 fn a_device_with_too_little() {
-    let (device, queue) = engine(|limits| limits.max_storage_buffers_per_shader_stage = 4);
+    let (device, queue) = engine(&adapter(), |limits| {
+        limits.max_storage_buffers_per_shader_stage = 4
+    });
     let error = Wgpu::new(&device, &queue).unwrap_err();
     let text = "the device's `max_storage_buffers_per_shader_stage` is 4, the kernels need 6";
     assert_eq!(error, Error::Limit(text.into()));
-    let (device, queue) = engine(|limits| limits.max_compute_invocations_per_workgroup = 64);
+    let (device, queue) = engine(&adapter(), |limits| {
+        limits.max_compute_invocations_per_workgroup = 64
+    });
     assert!(matches!(Wgpu::new(&device, &queue), Err(Error::Limit(_))));
 }
 
 #[test]
 fn a_table_larger_than_a_binding() {
     // Every row turns by its own delta: 4096 rows of 64 cosines and sines are 2 MiB.
-    let (device, queue) = engine(|limits| limits.max_storage_buffer_binding_size = 1 << 20);
+    let (device, queue) = engine(&adapter(), |limits| {
+        limits.max_storage_buffer_binding_size = 1 << 20
+    });
     let gpu = Wgpu::new(&device, &queue).unwrap();
     let old: Vec<i32> = (0..4096).collect();
     let new: Vec<i32> = (0..4096).map(|row| row * 3).collect();
@@ -249,27 +249,35 @@ fn a_lost_device_is_an_error_and_no_panic() {
         let layers = [WgpuLayer::keys_only(keys)];
         gpu.rotate(&mut encoder, &rotations(), layout(), &layers)
     };
-    // A device of the backend's own.
-    let gpu = Wgpu::open().unwrap();
-    let keys = buffer(&gpu, BYTES, Usage::STORAGE);
-    call(&gpu, &keys).unwrap();
-    gpu.device().destroy();
-    let error = call(&gpu, &keys).unwrap_err();
-    assert!(matches!(error, Error::DeviceLost(_)), "{error:?}");
-    // The engine's.
-    let (device, queue) = engine(|_| ());
+    let (device, queue) = engine(&adapter(), |_| ());
+    // Making an encoder on a lost device is the engine's own mistake.
     device.on_uncaptured_error(std::sync::Arc::new(|_| ()));
-    let gpu = Wgpu::new(&device, &queue).unwrap();
-    let keys = buffer(&gpu, BYTES, Usage::STORAGE);
-    call(&gpu, &keys).unwrap();
-    device.destroy();
-    let error = call(&gpu, &keys).unwrap_err();
-    assert!(matches!(error, Error::DeviceLost(_)), "{error:?}");
+    let of_engine = Wgpu::new(&device, &queue).unwrap();
+    for gpu in [Wgpu::open().unwrap(), of_engine] {
+        let keys = buffer(&gpu, BYTES, Usage::STORAGE);
+        for parameters_in_pool in [false, true] {
+            println!("{gpu}, {parameters_in_pool}");
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            let layers = [WgpuLayer::keys_only(&keys)];
+            gpu.rotate(&mut encoder, &rotations(), layout(), &layers)
+                .unwrap();
+            if parameters_in_pool {
+                gpu.submit(encoder).unwrap();
+            }
+        }
+        gpu.device().destroy();
+        let error = call(&gpu, &keys).unwrap_err();
+        assert!(matches!(error, Error::DeviceLost(_)), "{error:?}");
+    }
 }
 
 #[test]
 fn a_buffer_of_another_device_is_an_error_and_no_panic() {
-    let (gpu, other) = (Wgpu::open().unwrap(), Wgpu::open().unwrap());
+    let adapter = adapter();
+    let [gpu, other] = [(); 2].map(|()| {
+        let (device, queue) = engine(&adapter, |_| ());
+        Wgpu::new(&device, &queue).unwrap()
+    });
     let keys = buffer(&other, BYTES, Usage::STORAGE);
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     let layers = [WgpuLayer::keys_only(&keys)];
@@ -278,6 +286,42 @@ fn a_buffer_of_another_device_is_an_error_and_no_panic() {
         .unwrap_err();
     assert!(matches!(error, Error::Device(_)), "{error:?}");
     gpu.submit(encoder).unwrap();
+}
+
+#[test]
+fn workgroups_of_any_size_give_the_same_bits() {
+    let keys_of = |invocations: u32| {
+        let gpu = Wgpu::open().unwrap();
+        let gpu = gpu.with_workgroups_of(invocations).unwrap();
+        let layout = KeyLayout::bhsd(ElementType::F16, [1, 3, 300, 96]);
+        let bytes = 3 * 300 * 96 * 2;
+        let keys = buffer(&gpu, bytes, Usage::STORAGE);
+        // Finite numbers, all different enough.
+        let data: Vec<u16> = (0..bytes as u32 / 2)
+            .map(|i| (i.wrapping_mul(40_503) % 0x7800) as u16)
+            .collect();
+        gpu.queue()
+            .write_buffer(&keys, 0, bytemuck::cast_slice(&data));
+        let rope = Rope::from_theta(10_000.0, 96).unwrap();
+        let edits = [Edit::insert(10, 5), Edit::delete(200..220)];
+        let plan = Plan::from_edits(290, &edits).unwrap();
+        let rotations = Rotations::new(&plan, &rope).unwrap();
+        let layers = [WgpuLayer::keys_only(&keys)];
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        gpu.rotate(&mut encoder, &rotations, layout, &layers)
+            .unwrap();
+        gpu.splice(&mut encoder, &rotations, layout, &layers)
+            .unwrap();
+        gpu.submit(encoder).unwrap();
+        let after: Vec<u16> = bytemuck::cast_slice(&read(&gpu, &keys)).to_vec();
+        assert!(after != data);
+        after
+    };
+    let expected = keys_of(64);
+    assert!(keys_of(128) == expected);
+    assert!(keys_of(256) == expected);
+    let error = Wgpu::open().unwrap().with_workgroups_of(96).unwrap_err();
+    assert!(error.to_string().contains("invocations: 96"), "{error}");
 }
 
 #[test]

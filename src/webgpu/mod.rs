@@ -28,6 +28,10 @@ use windows::Place;
 /// Bytes of the buffer through which rows go where windows of a cache cannot be bound together.
 const SCRATCH: u64 = 32 << 20;
 
+/// Invocations of a workgroup, at least and at most: WebGPU guarantees the latter.
+const FEWEST: u32 = 64;
+const MOST: u32 = 256;
+
 /// Turns and moves cached rows in the memory of a GPU, by commands in the engine's own encoder.
 ///
 /// ```no_run
@@ -89,6 +93,8 @@ pub struct Wgpu {
     /// Bytes of a call's parameters that can be bound at once.
     largest_table: u64,
     most_workgroups: u32,
+    /// Invocations of a workgroup.
+    threads: u32,
     faults: Arc<Faults>,
 }
 
@@ -138,6 +144,10 @@ impl Wgpu {
             largest: (largest - largest % 4).min(4 << 30),
             largest_table: largest,
             most_workgroups: limits.max_compute_workgroups_per_dimension,
+            threads: match device.adapter_info().device_type {
+                wgpu::DeviceType::Cpu => FEWEST,
+                _ => MOST,
+            },
             faults: Arc::default(),
         })
     }
@@ -156,6 +166,22 @@ impl Wgpu {
         }
         self.largest = bytes - bytes % 4;
         self.scratch = OnceLock::new();
+        Ok(self)
+    }
+
+    /// Workgroups of `invocations`: a power of two from 64 to 256. By default the most on a GPU, which has
+    /// memory to wait for, and the fewest on a processor, which would work for the idle ones too.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it is none of those.
+    pub fn with_workgroups_of(mut self, invocations: u32) -> Result<Wgpu> {
+        if !(FEWEST..=MOST).contains(&invocations) || !invocations.is_power_of_two() {
+            return Err(Error::Argument {
+                argument: "invocations",
+                problem: format!("{invocations} is none of 64, 128, 256"),
+            });
+        }
+        self.threads = invocations;
         Ok(self)
     }
 
@@ -335,7 +361,7 @@ impl Wgpu {
         if order.rows == 0 {
             return Ok(());
         }
-        let mut schedule = Schedule::new(rotations, order, self.largest);
+        let mut schedule = Schedule::new(rotations, order, self.largest, self.threads);
         let rest = plan(&mut schedule)?;
         let scratch = match rest.as_slice() {
             [] => None,
@@ -473,12 +499,12 @@ fn check_limits(limits: &wgpu::Limits) -> Result<()> {
         (
             "max_compute_invocations_per_workgroup",
             u64::from(limits.max_compute_invocations_per_workgroup),
-            u64::from(schedule::THREADS),
+            u64::from(MOST),
         ),
         (
             "max_compute_workgroup_size_x",
             u64::from(limits.max_compute_workgroup_size_x),
-            u64::from(schedule::THREADS),
+            u64::from(MOST),
         ),
         (
             "max_compute_workgroups_per_dimension",
@@ -538,8 +564,9 @@ fn error_of(error: wgpu::Error) -> Error {
     let text = error.to_string();
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory(text),
-        // The one sign of it on a device that is not this backend's own.
-        _ if text.contains("device is lost") => Error::DeviceLost(text),
+        // A lost device makes invalid things without a word, and complains when they are used. Of this backend's
+        // own things none is invalid for another reason.
+        _ if text.contains("'pie-rope") && text.contains("is invalid") => Error::DeviceLost(text),
         _ => Error::Device(text),
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Key {
     pub(super) element: ElementType,
     /// Source and destination are one binding.
     pub(super) within: bool,
+    /// Invocations of a workgroup.
+    pub(super) threads: u32,
 }
 
 /// The WGSL of a kernel. What it is specialised for besides is a pipeline's to say, by overrides.
@@ -139,6 +141,7 @@ impl Pipelines {
                         ("ELEMENT", element),
                         ("CHUNK", key.access.chunk(key.element) as f64),
                         ("WITHIN", f64::from(u8::from(key.within))),
+                        ("THREADS", f64::from(key.threads)),
                     ],
                     zero_initialize_workgroup_memory: false,
                 },

@@ -141,16 +141,28 @@ impl Wgpu {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let size = bytes.len() as u64;
         let free = pool.iter().position(|buffer| buffer.size() >= size);
-        let buffer = match free {
-            Some(index) => pool.swap_remove(index),
-            None => self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("pie-rope parameters"),
-                size: size.next_power_of_two().max(16 << 10),
+        let make = |label, size| {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
                 usage: wgpu::BufferUsages::STORAGE
                     | wgpu::BufferUsages::UNIFORM
                     | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
-            }),
+            })
+        };
+        let buffer = match free {
+            Some(index) => {
+                // What a lost device made before stays valid, and writing to it goes unnoticed. What it makes
+                // now does not: `error_of` knows the complaint.
+                let sign = make("pie-rope sign of life", 4);
+                self.queue.write_buffer(&sign, 0, &[0; 4]);
+                pool.swap_remove(index)
+            }
+            None => make(
+                "pie-rope parameters",
+                size.next_power_of_two().max(16 << 10),
+            ),
         };
         self.queue.write_buffer(&buffer, 0, bytes);
         buffer

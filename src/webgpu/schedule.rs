@@ -18,8 +18,6 @@ use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
 
 /// Rows of a workgroup of `kernels/rotate.wgsl`: its `TILE`.
 const TILE: u32 = 64;
-/// Invocations of a workgroup: `THREADS` of `kernels/rows.wgsl`.
-pub(super) const THREADS: u32 = 256;
 
 /// One layer's keys or values on their way.
 #[derive(Clone, Copy)]
@@ -115,6 +113,8 @@ pub(super) struct Schedule<'a> {
     order: &'a Order,
     /// Bytes that one binding holds.
     largest: u64,
+    /// Invocations of a workgroup.
+    threads: u32,
     pub(super) steps: Vec<Step>,
     /// Steps before this one have to be done before those after it.
     phase: usize,
@@ -127,11 +127,17 @@ pub(super) struct Schedule<'a> {
 type Dense = Option<u32>;
 
 impl<'a> Schedule<'a> {
-    pub(super) fn new(rotations: &'a Rotations, order: &'a Order, largest: u64) -> Self {
+    pub(super) fn new(
+        rotations: &'a Rotations,
+        order: &'a Order,
+        largest: u64,
+        threads: u32,
+    ) -> Self {
         Schedule {
             rotations,
             order,
             largest,
+            threads,
             steps: Vec::new(),
             phase: 0,
             tables: Vec::new(),
@@ -384,7 +390,7 @@ impl<'a> Schedule<'a> {
             first_row: rows.start,
             rows: rows.len() as u32,
             items: items as u32,
-            group: group(kernel, access, transfer, items) as u32,
+            group: group(kernel, access, transfer, items).min(self.threads as usize) as u32,
             turning_items: turning as u32,
             window: window.start as u32,
             window_width: window.len() as u32,
@@ -400,6 +406,7 @@ impl<'a> Schedule<'a> {
                 access,
                 element: layout.element(),
                 within: source.is_none(),
+                threads: self.threads,
             },
             source,
             destination,
@@ -558,5 +565,5 @@ fn group(kernel: Kernel, access: Access, transfer: &Transfer<'_>, items: usize) 
         (Kernel::Splice, Access::Wide) => 8,
         _ => 64,
     };
-    items.div_ceil(items.div_ceil(most)).min(THREADS as usize)
+    items.div_ceil(items.div_ceil(most))
 }
