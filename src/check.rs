@@ -176,6 +176,22 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
         .check(layer.keys)
         .map_err(|e| of_layer("keys", e))?;
     let Some(len) = layer.values.filter(|_| values) else {
+        // Keys alone, where the layouts say that the same buffer holds values too: they would stay behind.
+        let forgotten = |values: &KeyLayout<'_>| {
+            values.offset != layout.keys.offset
+                && values.blocks == layout.keys.blocks
+                && values.rows == layout.keys.rows
+                && values.required_len().is_ok_and(|end| end <= layer.keys)
+                && layout.keys.is_disjoint(values)
+        };
+        if values && layer.values.is_none() && layout.values.as_ref().is_some_and(forgotten) {
+            return Err(argument(
+                "layers",
+                format!(
+                    "layer {index}: the layout puts values into the key buffer, but the layer has none; `Layer::packed` says that it has"
+                ),
+            ));
+        }
         return Ok(());
     };
     let Some(part) = layout.values else {

@@ -259,7 +259,8 @@ impl Rotations {
     }
 
     /// The same rotations for some of the model's layers, as a pipeline stage or a group of layers
-    /// with a common layout needs them.
+    /// with a common layout needs them. Rotations of [`new`](Rotations::new), which fit any number of
+    /// layers, are returned as they are.
     ///
     /// # Errors
     /// [`Error::Argument`] if a layer is not the model's.
@@ -312,6 +313,9 @@ impl Rotations {
     }
 
     /// The table of layer `layer`; `None` where the layer has no rope.
+    ///
+    /// # Panics
+    /// If the rotations are for a model that has no such layer.
     pub fn table(&self, layer: usize) -> Option<&Table> {
         let index = match &self.layers {
             None => Some(0),

@@ -286,7 +286,10 @@ fn frequencies_of_another_shape() {
     let rope = Rope::from_theta(10_000.0, 8).unwrap();
     let old = ModelRope::uniform(rope.clone(), 2);
     let fewer = ModelRope::uniform(rope.clone(), 1);
-    let moved = ModelRope::from_layers([Some(rope.clone()), Some(rope.with_offset(2))]);
+    let moved = ModelRope::from_layers([Some(rope.clone()), Some(rope.clone().with_offset(2))]);
+    let paired = rope.clone().with_pairing(pie_rope::Pairing::Interleaved);
+    let paired = ModelRope::from_layers([Some(rope.clone()), Some(paired)]);
+    let gone = ModelRope::from_layers([Some(rope), None]);
     let message = |new: &ModelRope| {
         Rotations::between(&plan(), &old, new)
             .unwrap_err()
@@ -296,14 +299,73 @@ fn frequencies_of_another_shape() {
         message(&fewer),
         "rope: the old model has 2 layers, the new one 1"
     );
-    assert_eq!(
-        message(&moved),
-        "rope: layer 1: the old and the new rope differ in more than their frequencies"
-    );
+    for other in [moved, paired, gone] {
+        assert_eq!(
+            message(&other),
+            "rope: layer 1: the old and the new rope differ in more than their frequencies"
+        );
+    }
+}
+
+#[test]
+fn a_window_of_any_layer_wider_than_the_head() {
+    let narrow = Rope::from_theta(10_000.0, 8).unwrap();
+    let wide = Rope::from_theta(10_000.0, 10).unwrap();
+    let model = ModelRope::from_layers([Some(narrow), Some(wide)]);
+    let rotations = Rotations::for_model(&plan(), &model).unwrap();
+    refused("the rope turns dimensions 0..10", |keys, values| {
+        let mut layers = [Layer::keys_only(keys), Layer::keys_only(values)];
+        Cpu::new().rotate(&rotations, layout(), &mut layers)
+    });
+}
+
+#[test]
+fn a_copy_into_a_table_with_a_block_twice() {
+    let source = vec![1f32; LEN];
+    let from = [LayerRef {
+        keys: &source,
+        values: None,
+    }];
+    let pages = KeyLayout::nhd(F32, [5, 4, 2, 8]);
+    refused("block table entry 3: block 1 is there twice", |keys, _| {
+        let to = pages.with_table(&[0, 1, 2, 1, 3]);
+        Cpu::new().copy(
+            &rotations(),
+            pages,
+            &from,
+            to,
+            &mut [Layer::keys_only(keys)],
+        )
+    });
+}
+
+#[test]
+fn values_that_would_stay_behind() {
+    let packed = KeyLayout::packed_nhd(F32, [5, 2, 2, 8]);
+    let plan = Plan::from_edits(6, &[Edit::insert(1, 2)]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+    refused("`Layer::packed` says that it has", |buffer, _| {
+        Cpu::new().splice(&rotations, packed, &mut [Layer::keys_only(buffer)])
+    });
+}
+
+#[test]
+fn an_empty_cache_is_copied_to_an_empty_one() {
+    let empty = KeyLayout::bhsd(F32, [0, 2, ROWS, 8]);
+    let from = [LayerRef::<f32> {
+        keys: &[],
+        values: None,
+    }];
+    let mut layers = [Layer::keys_only(&mut [])];
+    Cpu::new()
+        .copy(&rotations(), empty, &from, empty, &mut layers)
+        .unwrap();
 }
 
 #[test]
 fn threads_and_instruction_sets() {
+    let error = Cpu::with_threads(usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("are more than 4096"), "{error}");
     let error = Cpu::with_threads(0).unwrap_err();
     assert!(matches!(
         error,

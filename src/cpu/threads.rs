@@ -6,6 +6,9 @@ use crate::{Error, Result};
 #[cfg(feature = "rayon")]
 const WORTH_SPREADING: usize = 512 << 10;
 
+/// More threads than any machine's cores; a pool of so many would take minutes to start.
+const MANY: usize = 4097;
+
 #[derive(Debug, Default)]
 pub(super) enum Threads {
     /// The calling thread.
@@ -28,6 +31,7 @@ impl Threads {
         };
         match threads {
             0 => Err(refused("at least one is needed".into())),
+            MANY.. => Err(refused(format!("{threads} are more than {}", MANY - 1))),
             1 => Ok(Threads::One),
             #[cfg(feature = "rayon")]
             _ => rayon::ThreadPoolBuilder::new()

@@ -233,10 +233,9 @@ impl Transfer<'_> {
             };
             let first = if run.backwards { rows - 1 } else { 0 };
             let (to, from) = self.at(run, first, heads.start, dim);
-            let walk = in_bytes(
-                self.walk(rows, 1, heads.len(), run.backwards),
-                size as isize,
-            );
+            let walk = self
+                .walk(rows, 1, heads.len(), run.backwards)
+                .scaled(size as isize);
             // SAFETY: these dimensions of these rows are the caller's; a row is read before it is
             // written, and rows are walked in the order of the move.
             unsafe { (self.kernels.move_rows)(to, from, &walk, elements * size) };
@@ -325,17 +324,6 @@ impl Transfer<'_> {
                 dst_inner: dst_rows,
             }
         }
-    }
-}
-
-/// The same walk with its strides in bytes, as the move kernels take it.
-fn in_bytes(walk: Walk, size: isize) -> Walk {
-    Walk {
-        src_outer: walk.src_outer * size,
-        src_inner: walk.src_inner * size,
-        dst_outer: walk.dst_outer * size,
-        dst_inner: walk.dst_inner * size,
-        ..walk
     }
 }
 

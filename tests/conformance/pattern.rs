@@ -75,12 +75,17 @@ impl Pattern {
                 Plan::from_positions(&positions(), &positions())
             }
             Pattern::Frequencies => {
-                Plan::from_edits_at(4_000, rows, &[Edit::delete(near..(near + 2).min(rows))])
+                let edits = [
+                    Edit::insert(near, 3),
+                    Edit::delete(rows / 2..(rows / 2 + 9).min(rows)),
+                ];
+                Plan::from_edits_at(4_000, rows, &edits)
             }
             Pattern::Nothing => Plan::from_edits(rows, &[]),
         };
+        // The first rope's frequencies may change, the last one's stay.
         let ropes = |theta: f64| {
-            ModelRope::from_layers([Some(case.rope(theta)), None, Some(case.rope(theta * 50.0))])
+            ModelRope::from_layers([Some(case.rope(theta)), None, Some(case.rope(500_000.0))])
         };
         let old = ropes(10_000.0);
         let new = if self == Pattern::Frequencies {

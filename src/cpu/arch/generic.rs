@@ -19,18 +19,18 @@
 //!
 //! - The number of steps is a constant of each instantiation, so a table row is loaded once, into
 //!   registers as far as they reach, and stays there while thousands of vectors pass by.
-//! - What a vector costs is memory. Hardware prefetchers give up at page boundaries and do not see
-//!   through strides, so each vector asks for the lines of the one [`AHEAD`] bytes further on,
-//!   following the walk rather than the addresses.
+//! - Steps go in groups of up to [`Step::GROUP`]: all loads, then all turns, then all stores. That
+//!   gives the processor independent work to fill the latencies of one pair with.
+//! - What almost never happens is looked for cheaply and put right afterwards: a group gathers
+//!   evidence of special values in a [`Step::Watch`], looks at it once, and only then recomputes.
+//! - A walk that goes down through memory goes down inside each vector too: the prefetchers lose a
+//!   stream that climbs within a vector and falls from one to the next.
+//! - No prefetch. What a vector costs is memory, but the loads of a walk are a plain stream that
+//!   hardware follows by itself, and asking for its lines by instruction was slower at every
+//!   distance (see `benches/cpu_ceiling.rs`).
 
 use super::{Turn, Walk};
 use std::marker::PhantomData;
-
-/// How far ahead of the reads memory is asked for, in bytes. Chosen by `benches/cpu_ceiling.rs`.
-const AHEAD: usize = 2048;
-
-/// Bytes in a cache line.
-const LINE: usize = 64;
 
 /// Turns `PAIRS` pairs at once.
 ///
@@ -41,7 +41,7 @@ const LINE: usize = 64;
 /// # Safety
 ///
 /// All functions need the instruction set that the implementation is written for; the pointers
-/// must be valid for `PAIRS` elements.
+/// must be valid for `PAIRS` elements, and need no alignment.
 pub(super) trait Step {
     /// Pairs per step.
     const PAIRS: usize;
@@ -49,15 +49,28 @@ pub(super) trait Step {
     const SIZE: usize;
     /// Whether pairs are interleaved.
     const INTERLEAVED: bool;
+    /// How many steps are loaded before the first of them is stored: 2 or 4.
+    const GROUP: usize;
     /// Cos and sin of one step's pairs, in the order that [`Step::turn`] wants.
     type Table: Copy;
-    /// One step's elements.
+    /// One step's elements as they are loaded.
     type Data: Copy;
+    /// One step's elements as they are to be stored.
+    type Turned: Copy;
+    /// Evidence that some result has to be mended.
+    type Watch: Copy;
 
     unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table;
+    /// No evidence yet.
+    unsafe fn watch() -> Self::Watch;
     unsafe fn load(a: *const u8, b: *const u8) -> Self::Data;
-    unsafe fn turn(data: Self::Data, table: &Self::Table) -> Self::Data;
-    unsafe fn store(data: Self::Data, a: *mut u8, b: *mut u8);
+    /// Turns, and adds to the evidence.
+    unsafe fn turn(data: Self::Data, table: &Self::Table, watch: &mut Self::Watch) -> Self::Turned;
+    /// Whether there is no evidence.
+    unsafe fn calm(watch: Self::Watch) -> bool;
+    /// What [`Step::turn`] should have returned, whatever the values are.
+    unsafe fn mend(data: Self::Data, table: &Self::Table, turned: Self::Turned) -> Self::Turned;
+    unsafe fn store(turned: Self::Turned, a: *mut u8, b: *mut u8);
 }
 
 /// A register of f32 lanes, and how one stored type gets into it and out of it.
@@ -70,7 +83,11 @@ pub(super) trait Lanes {
     const LANES: usize;
     /// Bytes of a stored element.
     const SIZE: usize;
+    /// See [`Step::GROUP`].
+    const GROUP: usize;
     type F32: Copy;
+    /// Evidence of NaNs.
+    type Watch: Copy;
 
     /// Widens `LANES` stored elements, exactly.
     unsafe fn load(from: *const u8) -> Self::F32;
@@ -88,19 +105,70 @@ pub(super) trait Lanes {
     unsafe fn mul_sub_add(x: Self::F32, y: Self::F32, z: Self::F32) -> Self::F32;
     /// Swaps each even lane with the odd one after it.
     unsafe fn swap(x: Self::F32) -> Self::F32;
+    unsafe fn watch() -> Self::Watch;
+    /// Adds whether `x` or `y` has a NaN.
+    unsafe fn see(watch: Self::Watch, x: Self::F32, y: Self::F32) -> Self::Watch;
+    unsafe fn calm(watch: Self::Watch) -> bool;
     /// Makes every NaN one that is stored with a clear sign and all other bits set.
-    unsafe fn one_nan(x: Self::F32, y: Self::F32) -> (Self::F32, Self::F32);
+    unsafe fn one_nan(x: Self::F32) -> Self::F32;
 }
 
 /// Half-split pairs: `a` in one register, `b` in another.
 pub(super) struct Apart<L>(PhantomData<L>);
 
+/// Interleaved pairs, whole pairs in each of two registers. The product comes from the pair's
+/// other element; it is subtracted in even lanes and added in odd ones.
+pub(super) struct Together<L>(PhantomData<L>);
+
+/// What [`Apart`] and [`Together`] have in common.
+macro_rules! two_registers {
+    () => {
+        const PAIRS: usize = L::LANES;
+        const SIZE: usize = L::SIZE;
+        const GROUP: usize = L::GROUP;
+        type Data = (L::F32, L::F32);
+        type Turned = (L::F32, L::F32);
+        type Watch = L::Watch;
+
+        #[inline(always)]
+        unsafe fn watch() -> Self::Watch {
+            // SAFETY: the caller vouches for the instruction set.
+            unsafe { L::watch() }
+        }
+
+        #[inline(always)]
+        unsafe fn load(a: *const u8, b: *const u8) -> Self::Data {
+            // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
+            unsafe { (L::load(a), L::load(b)) }
+        }
+
+        #[inline(always)]
+        unsafe fn calm(watch: Self::Watch) -> bool {
+            // SAFETY: the caller vouches for the instruction set.
+            unsafe { L::calm(watch) }
+        }
+
+        #[inline(always)]
+        unsafe fn mend(_: Self::Data, _: &Self::Table, (x, y): Self::Turned) -> Self::Turned {
+            // SAFETY: the caller vouches for the instruction set.
+            unsafe { (L::one_nan(x), L::one_nan(y)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store((x, y): Self::Turned, to_a: *mut u8, to_b: *mut u8) {
+            // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
+            unsafe {
+                L::store(x, to_a);
+                L::store(y, to_b);
+            }
+        }
+    };
+}
+
 impl<L: Lanes> Step for Apart<L> {
-    const PAIRS: usize = L::LANES;
-    const SIZE: usize = L::SIZE;
+    two_registers!();
     const INTERLEAVED: bool = false;
     type Table = (L::F32, L::F32);
-    type Data = (L::F32, L::F32);
 
     #[inline(always)]
     unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table {
@@ -109,41 +177,25 @@ impl<L: Lanes> Step for Apart<L> {
     }
 
     #[inline(always)]
-    unsafe fn load(a: *const u8, b: *const u8) -> Self::Data {
-        // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
-        unsafe { (L::load(a), L::load(b)) }
-    }
-
-    #[inline(always)]
-    unsafe fn turn((a, b): Self::Data, &(cos, sin): &Self::Table) -> Self::Data {
+    unsafe fn turn(
+        (a, b): Self::Data,
+        &(cos, sin): &Self::Table,
+        watch: &mut L::Watch,
+    ) -> Self::Turned {
         // SAFETY: the caller vouches for the instruction set.
         unsafe {
             let turned_a = L::mul_sub(a, cos, L::mul(b, sin));
             let turned_b = L::mul_add(b, cos, L::mul(a, sin));
-            L::one_nan(turned_a, turned_b)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store((a, b): Self::Data, to_a: *mut u8, to_b: *mut u8) {
-        // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
-        unsafe {
-            L::store(a, to_a);
-            L::store(b, to_b);
+            *watch = L::see(*watch, turned_a, turned_b);
+            (turned_a, turned_b)
         }
     }
 }
 
-/// Interleaved pairs, whole pairs in each of two registers. The product comes from the pair's
-/// other element; it is subtracted in even lanes and added in odd ones.
-pub(super) struct Together<L>(PhantomData<L>);
-
 impl<L: Lanes> Step for Together<L> {
-    const PAIRS: usize = L::LANES;
-    const SIZE: usize = L::SIZE;
+    two_registers!();
     const INTERLEAVED: bool = true;
     type Table = [(L::F32, L::F32); 2];
-    type Data = (L::F32, L::F32);
 
     #[inline(always)]
     unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table {
@@ -161,30 +213,17 @@ impl<L: Lanes> Step for Together<L> {
     }
 
     #[inline(always)]
-    unsafe fn load(a: *const u8, b: *const u8) -> Self::Data {
-        // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
-        unsafe { (L::load(a), L::load(b)) }
-    }
-
-    #[inline(always)]
     unsafe fn turn(
         (x, y): Self::Data,
         &[(cos_x, sin_x), (cos_y, sin_y)]: &Self::Table,
-    ) -> Self::Data {
+        watch: &mut L::Watch,
+    ) -> Self::Turned {
         // SAFETY: the caller vouches for the instruction set.
         unsafe {
             let turned_x = L::mul_sub_add(x, cos_x, L::mul(L::swap(x), sin_x));
             let turned_y = L::mul_sub_add(y, cos_y, L::mul(L::swap(y), sin_y));
-            L::one_nan(turned_x, turned_y)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store((x, y): Self::Data, to_x: *mut u8, to_y: *mut u8) {
-        // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
-        unsafe {
-            L::store(x, to_x);
-            L::store(y, to_y);
+            *watch = L::see(*watch, turned_x, turned_y);
+            (turned_x, turned_y)
         }
     }
 }
@@ -211,6 +250,8 @@ pub(super) unsafe fn turn<S: Step>(dst: *mut u8, src: *const u8, walk: &Walk, tu
             5 => turn_steps::<S, 5>(dst, src, walk, turn),
             6 => turn_steps::<S, 6>(dst, src, walk, turn),
             8 => turn_steps::<S, 8>(dst, src, walk, turn),
+            12 if S::GROUP == 4 => turn_steps::<S, 12>(dst, src, walk, turn),
+            16 if S::GROUP == 4 => turn_steps::<S, 16>(dst, src, walk, turn),
             _ => turn_long::<S>(dst, src, walk, turn),
         }
     }
@@ -240,6 +281,33 @@ impl Window {
             } * S::SIZE as isize,
         }
     }
+
+    /// Where step `i` of `steps` is.
+    #[inline(always)]
+    fn place(&self, i: usize, steps: usize) -> usize {
+        if i + 1 < steps {
+            i * self.step
+        } else {
+            self.last
+        }
+    }
+}
+
+/// Loads the table of step `i` of `steps`.
+///
+/// # Safety
+///
+/// The instruction set is that of `S`; `turn.cos.len() >= S::PAIRS`; `steps` is their quotient,
+/// rounded up, and `i` below it.
+#[inline(always)]
+unsafe fn table<S: Step>(turn: &Turn<'_>, i: usize, steps: usize) -> S::Table {
+    let first = if i + 1 < steps {
+        i * S::PAIRS
+    } else {
+        turn.cos.len() - S::PAIRS
+    };
+    // SAFETY: `PAIRS` pairs from `first` on are below the number of pairs.
+    unsafe { S::table(turn.cos.as_ptr().add(first), turn.sin.as_ptr().add(first)) }
 }
 
 /// Turns a walk whose windows take `N` steps.
@@ -256,34 +324,124 @@ unsafe fn turn_steps<S: Step, const N: usize>(
     turn: &Turn<'_>,
 ) {
     let window = Window::new::<S>(turn);
-    let last = turn.cos.len() - S::PAIRS;
-    // SAFETY: step i < N - 1 covers the pairs from i · PAIRS to (i + 1) · PAIRS, all below the
-    // number of pairs; the last covers the PAIRS that end with it. The caller vouches for the
-    // windows that `visit` yields.
+    // SAFETY: the caller vouches for the number of steps and for the windows that the walk yields.
     unsafe {
-        let tables: [S::Table; N] = std::array::from_fn(|i| {
-            let first = if i + 1 < N { i * S::PAIRS } else { last };
-            S::table(turn.cos.as_ptr().add(first), turn.sin.as_ptr().add(first))
-        });
-        visit(dst, src, walk, S::SIZE, |dst, src, ahead| {
-            let end = src.add(window.last);
-            let end = S::load(end, end.offset(window.half));
-            for (i, table) in tables.iter().enumerate().take(N - 1) {
-                let at = i * window.step;
-                if at.is_multiple_of(LINE) {
-                    prefetch(ahead.wrapping_add(at));
-                    prefetch(ahead.wrapping_add(at).wrapping_offset(window.half));
-                }
-                let a = src.add(at);
-                let turned = S::turn(S::load(a, a.offset(window.half)), table);
-                let a = dst.add(at);
-                S::store(turned, a, a.offset(window.half));
+        let mut tables = [table::<S>(turn, 0, N); N];
+        for (i, slot) in tables.iter_mut().enumerate() {
+            *slot = table::<S>(turn, i, N);
+        }
+        if walk.src_inner >= 0 {
+            for (dst, src) in Vectors::new(dst, src, walk, S::SIZE) {
+                first_group::<S, N>(dst, src, &window, &tables);
+                full_group::<S, N, 0>(dst, src, &window, &tables);
+                full_group::<S, N, 1>(dst, src, &window, &tables);
+                full_group::<S, N, 2>(dst, src, &window, &tables);
+                full_group::<S, N, 3>(dst, src, &window, &tables);
             }
-            prefetch(ahead.wrapping_add(window.last));
-            prefetch(ahead.wrapping_add(window.last).wrapping_offset(window.half));
-            let a = dst.add(window.last);
-            S::store(S::turn(end, &tables[N - 1]), a, a.offset(window.half));
-        });
+        } else {
+            for (dst, src) in Vectors::new(dst, src, walk, S::SIZE) {
+                full_group::<S, N, 3>(dst, src, &window, &tables);
+                full_group::<S, N, 2>(dst, src, &window, &tables);
+                full_group::<S, N, 1>(dst, src, &window, &tables);
+                full_group::<S, N, 0>(dst, src, &window, &tables);
+                first_group::<S, N>(dst, src, &window, &tables);
+            }
+        }
+    }
+}
+
+/// Turns the steps before the first full group.
+///
+/// The group that is not full is the first, so that the last two steps, which may share pairs, are
+/// in one group: loaded before either is stored.
+///
+/// # Safety
+///
+/// As [`group`].
+#[inline(always)]
+unsafe fn first_group<S: Step, const N: usize>(
+    dst: *mut u8,
+    src: *const u8,
+    window: &Window,
+    tables: &[S::Table; N],
+) {
+    // SAFETY: passed on.
+    unsafe {
+        match N % S::GROUP {
+            0 => {}
+            1 => group::<S, N, 1>(dst, src, window, 0, tables),
+            2 => group::<S, N, 2>(dst, src, window, 0, tables),
+            _ => group::<S, N, 3>(dst, src, window, 0, tables),
+        }
+    }
+}
+
+/// Turns full group `I` of a window, if it has so many. Groups are written out by their callers,
+/// for a loop is not always unrolled, and only a table that is indexed by constants stays in
+/// registers.
+///
+/// # Safety
+///
+/// As [`group`].
+#[inline(always)]
+unsafe fn full_group<S: Step, const N: usize, const I: usize>(
+    dst: *mut u8,
+    src: *const u8,
+    window: &Window,
+    tables: &[S::Table; N],
+) {
+    debug_assert!(N <= 4 * S::GROUP && (S::GROUP == 2 || S::GROUP == 4));
+    let first = N % S::GROUP + I * S::GROUP;
+    if first + S::GROUP <= N {
+        // SAFETY: passed on.
+        unsafe {
+            match S::GROUP {
+                2 => group::<S, N, 2>(dst, src, window, first, tables),
+                _ => group::<S, N, 4>(dst, src, window, first, tables),
+            }
+        }
+    }
+}
+
+/// Turns steps `first .. first + G` of a window of `N`.
+///
+/// # Safety
+///
+/// The windows at `src` and `dst` are valid; the instruction set is that of `S`.
+#[inline(always)]
+unsafe fn group<S: Step, const N: usize, const G: usize>(
+    dst: *mut u8,
+    src: *const u8,
+    window: &Window,
+    first: usize,
+    tables: &[S::Table; N],
+) {
+    // No closures here: a closure is a function of its own, compiled without the instruction set,
+    // and where it is not inlined every vector operation in it becomes a call.
+    //
+    // SAFETY: each place is that of a step inside the window.
+    unsafe {
+        let mut watch = S::watch();
+        let a = src.add(window.place(first, N));
+        let mut data = [S::load(a, a.offset(window.half)); G];
+        for (i, slot) in data.iter_mut().enumerate().skip(1) {
+            let a = src.add(window.place(first + i, N));
+            *slot = S::load(a, a.offset(window.half));
+        }
+        let mut turned = [S::turn(data[0], &tables[first], &mut watch); G];
+        for (i, slot) in turned.iter_mut().enumerate().skip(1) {
+            *slot = S::turn(data[i], &tables[first + i], &mut watch);
+        }
+        if !S::calm(watch) {
+            cold();
+            for (i, slot) in turned.iter_mut().enumerate() {
+                *slot = S::mend(data[i], &tables[first + i], *slot);
+            }
+        }
+        for (i, turned) in turned.into_iter().enumerate() {
+            let a = dst.add(window.place(first + i, N));
+            S::store(turned, a, a.offset(window.half));
+        }
     }
 }
 
@@ -300,68 +458,80 @@ pub(super) unsafe fn turn_long<S: Step>(
     turn: &Turn<'_>,
 ) {
     let window = Window::new::<S>(turn);
-    let last = turn.cos.len() - S::PAIRS;
     let steps = turn.cos.len().div_ceil(S::PAIRS);
-    // SAFETY: as in `turn_steps`.
+    // SAFETY: each place is that of a step inside a window, for which the caller vouches.
     unsafe {
-        let table =
-            |first: usize| S::table(turn.cos.as_ptr().add(first), turn.sin.as_ptr().add(first));
-        visit(dst, src, walk, S::SIZE, |dst, src, _| {
+        for (dst, src) in Vectors::new(dst, src, walk, S::SIZE) {
             let end = src.add(window.last);
             let end = S::load(end, end.offset(window.half));
-            for i in 0..steps - 1 {
-                let a = src.add(i * window.step);
-                let turned = S::turn(S::load(a, a.offset(window.half)), &table(i * S::PAIRS));
-                let a = dst.add(i * window.step);
+            for i in 0..steps {
+                let a = src.add(window.place(i, steps));
+                let data = if i + 1 < steps {
+                    S::load(a, a.offset(window.half))
+                } else {
+                    end
+                };
+                let table = table::<S>(turn, i, steps);
+                let mut watch = S::watch();
+                let mut turned = S::turn(data, &table, &mut watch);
+                if !S::calm(watch) {
+                    cold();
+                    turned = S::mend(data, &table, turned);
+                }
+                let a = dst.add(window.place(i, steps));
                 S::store(turned, a, a.offset(window.half));
             }
-            let a = dst.add(window.last);
-            S::store(S::turn(end, &table(last)), a, a.offset(window.half));
-        });
-    }
-}
-
-/// Calls `each(dst, src, ahead)` for every vector of a walk, where `ahead` is a later vector's
-/// source, to be prefetched and not to be read.
-///
-/// # Safety
-///
-/// Every vector's first element lies in the allocation of `dst` or `src` respectively.
-#[inline(always)]
-unsafe fn visit(
-    dst: *mut u8,
-    src: *const u8,
-    walk: &Walk,
-    size: usize,
-    mut each: impl FnMut(*mut u8, *const u8, *const u8),
-) {
-    let walk = walk.joined();
-    let bytes = |elements: isize| elements * size as isize;
-    let ahead = AHEAD.div_ceil(bytes(walk.src_inner).unsigned_abs().max(1)) as isize;
-    let ahead = bytes(walk.src_inner) * ahead;
-    for outer in 0..walk.outer as isize {
-        // Wrapping, for the step past the last vector may leave the allocation; each vector that
-        // is visited lies inside.
-        let mut src = src.wrapping_offset(outer * bytes(walk.src_outer));
-        let mut dst = dst.wrapping_offset(outer * bytes(walk.dst_outer));
-        for _ in 0..walk.inner {
-            each(dst, src, src.wrapping_offset(ahead));
-            src = src.wrapping_offset(bytes(walk.src_inner));
-            dst = dst.wrapping_offset(bytes(walk.dst_inner));
         }
     }
 }
 
-/// Asks for the cache line at `at`, which may be any address.
-#[inline(always)]
-fn prefetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch never faults and changes no memory.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+/// The vectors of a walk: destination and source of each, in order.
+struct Vectors {
+    walk: Walk,
+    /// Where the current outer step begins.
+    start: (*mut u8, *const u8),
+    next: (*mut u8, *const u8),
+    /// Vectors left in the current outer step.
+    left: usize,
+}
+
+impl Vectors {
+    /// Strides are counted in units of `size` bytes.
+    #[inline(always)]
+    fn new(dst: *mut u8, src: *const u8, walk: &Walk, size: usize) -> Vectors {
+        let walk = walk.joined().scaled(size as isize);
+        let left = if walk.outer == 0 { 0 } else { walk.inner };
+        Vectors {
+            walk,
+            start: (dst, src),
+            next: (dst, src),
+            left,
+        }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
+}
+
+impl Iterator for Vectors {
+    type Item = (*mut u8, *const u8);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            if self.walk.outer <= 1 || self.walk.inner == 0 {
+                return None;
+            }
+            self.walk.outer -= 1;
+            self.left = self.walk.inner;
+            self.start.0 = self.start.0.wrapping_offset(self.walk.dst_outer);
+            self.start.1 = self.start.1.wrapping_offset(self.walk.src_outer);
+            self.next = self.start;
+        }
+        let vector = self.next;
+        self.left -= 1;
+        // Wrapping, for the step past the last vector may leave the allocation.
+        self.next.0 = self.next.0.wrapping_offset(self.walk.dst_inner);
+        self.next.1 = self.next.1.wrapping_offset(self.walk.src_inner);
+        Some(vector)
+    }
 }
 
 /// Moves the rows of a walk whose strides are in bytes.
@@ -370,10 +540,8 @@ fn prefetch(at: *const u8) {
 ///
 /// As [`super::MoveFn`].
 pub(super) unsafe fn move_rows(dst: *mut u8, src: *const u8, walk: &Walk, bytes: usize) {
-    // SAFETY: the caller vouches for each row.
-    unsafe {
-        visit(dst, src, walk, 1, |dst, src, _| {
-            std::ptr::copy(src, dst, bytes)
-        });
+    for (dst, src) in Vectors::new(dst, src, walk, 1) {
+        // SAFETY: the caller vouches for each row.
+        unsafe { std::ptr::copy(src, dst, bytes) };
     }
 }

@@ -50,6 +50,7 @@ pub struct Walk {
 
 impl Walk {
     /// `rows` vectors, `stride` elements apart, source and destination alike.
+    #[cfg(test)]
     pub fn rows(rows: usize, stride: isize) -> Walk {
         Walk {
             outer: 1,
@@ -58,6 +59,17 @@ impl Walk {
             src_inner: stride,
             dst_outer: 0,
             dst_inner: stride,
+        }
+    }
+
+    /// The same walk with strides in units `size` times smaller.
+    pub fn scaled(self, size: isize) -> Walk {
+        Walk {
+            src_outer: self.src_outer * size,
+            src_inner: self.src_inner * size,
+            dst_outer: self.dst_outer * size,
+            dst_inner: self.dst_inner * size,
+            ..self
         }
     }
 

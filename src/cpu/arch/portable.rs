@@ -86,7 +86,23 @@ impl<E: Scalar, const INTERLEAVED: bool> Step for Pair<E, INTERLEAVED> {
     const SIZE: usize = size_of::<E>();
     const INTERLEAVED: bool = INTERLEAVED;
     type Table = (f32, f32);
+    const GROUP: usize = 4;
     type Data = (E, E);
+    type Turned = (E, E);
+    type Watch = ();
+
+    #[inline(always)]
+    unsafe fn watch() {}
+
+    #[inline(always)]
+    unsafe fn calm((): ()) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    unsafe fn mend(_: (E, E), _: &(f32, f32), turned: (E, E)) -> (E, E) {
+        turned
+    }
 
     #[inline(always)]
     unsafe fn table(cos: *const f32, sin: *const f32) -> (f32, f32) {
@@ -106,7 +122,7 @@ impl<E: Scalar, const INTERLEAVED: bool> Step for Pair<E, INTERLEAVED> {
     }
 
     #[inline(always)]
-    unsafe fn turn((a, b): (E, E), &(cos, sin): &(f32, f32)) -> (E, E) {
+    unsafe fn turn((a, b): (E, E), &(cos, sin): &(f32, f32), (): &mut ()) -> (E, E) {
         let (a, b) = (a.to_f32(), b.to_f32());
         let round = |value: f32| {
             if value.is_nan() {

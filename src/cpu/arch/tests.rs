@@ -118,6 +118,24 @@ impl Random {
         (self.next() % bound as u64) as usize
     }
 
+    /// Bits of an element whose exponent is neither very small nor very large, the bounds that
+    /// fast paths are entered by included.
+    fn tame(&mut self, element: ElementType) -> u32 {
+        let any = self.next() as u32;
+        match element {
+            ElementType::F32 | ElementType::BF16 => {
+                let exponent = 64 + (any >> 8) % 128;
+                let bits = any & 0x807f_ffff | exponent << 23;
+                if element == ElementType::F32 {
+                    bits
+                } else {
+                    bits >> 16
+                }
+            }
+            ElementType::F16 => any & 0xbfff,
+        }
+    }
+
     /// Bits of an element: ordinary values, and every kind of special one often enough to meet.
     fn element(&mut self, element: ElementType) -> u32 {
         let random = self.next();
@@ -153,13 +171,16 @@ impl Random {
 
     /// One table row: angles of every size, and the exact and the tiny ones that real tables hold.
     fn table(&mut self, pairs: usize) -> (Vec<f32>, Vec<f32>) {
+        let kinds = if self.below(2) == 0 { 12 } else { 1000 };
         (0..pairs)
-            .map(|_| match self.below(12) {
+            .map(|_| match self.below(kinds) {
                 0 => (1.0, 0.0),
                 1 => (-1.0, -0.0),
                 2 => (0.0, 1.0),
                 3 => (1.0, f32::from_bits(self.next() as u32 & 0x007f_ffff)),
                 4 => (1.0, 1e-30),
+                5 => (0.0, -1e-30),
+                6 => (1e-20, 1e-25),
                 _ => {
                     let angle = (self.next() as f64 / u64::MAX as f64 - 0.5) * 1e3;
                     (angle.cos() as f32, angle.sin() as f32)
@@ -168,12 +189,18 @@ impl Random {
             .unzip()
     }
 
-    /// `count` elements as bytes.
+    /// `count` elements as bytes: none, few or all of them out of the ordinary.
     fn bytes(&mut self, element: ElementType, count: usize) -> Vec<u8> {
+        let one_in = [1, 200, usize::MAX][self.below(3)];
         (0..count)
             .flat_map(|_| {
-                let bits = self.element(element).to_le_bytes();
-                bits.into_iter().take(element.size())
+                let special = one_in == 1 || self.below(one_in) == 0;
+                let bits = if special {
+                    self.element(element)
+                } else {
+                    self.tame(element)
+                };
+                bits.to_le_bytes().into_iter().take(element.size())
             })
             .collect()
     }

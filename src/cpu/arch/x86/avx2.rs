@@ -2,7 +2,7 @@
 
 use super::turns;
 use crate::cpu::arch::Kernels;
-use crate::cpu::arch::generic::{self, Apart, Lanes, Together, cold};
+use crate::cpu::arch::generic::{self, Apart, Lanes, Together};
 use crate::cpu::arch::portable::Pair;
 use half::{bf16, f16};
 use std::arch::x86_64::*;
@@ -74,9 +74,29 @@ impl Stored for f16 {
     unsafe fn store(x: __m256, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
-            _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+            _mm_storeu_si128(to.cast(), round_to_f16(x));
         }
     }
+}
+
+/// `vcvtps2ph`, rounding to nearest even, into a register.
+///
+/// In assembly because a compiler merges the intrinsic with the store that follows it, and the
+/// merged form has less than half the throughput on Zen 4: 2.0 cycles against 0.75.
+#[inline]
+#[target_feature(enable = "avx,f16c")]
+fn round_to_f16(x: __m256) -> __m128i {
+    let rounded;
+    // SAFETY: one instruction from register to register; F16C is enabled.
+    unsafe {
+        std::arch::asm!(
+            "vcvtps2ph {}, {}, 0",
+            out(xmm_reg) rounded,
+            in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    rounded
 }
 
 impl Stored for bf16 {
@@ -114,7 +134,9 @@ impl Stored for bf16 {
 impl<E: Stored> Lanes for Eight<E> {
     const LANES: usize = 8;
     const SIZE: usize = size_of::<E>();
+    const GROUP: usize = 4;
     type F32 = __m256;
+    type Watch = __m256;
 
     #[inline(always)]
     unsafe fn load(from: *const u8) -> __m256 {
@@ -173,18 +195,31 @@ impl<E: Stored> Lanes for Eight<E> {
         unsafe { _mm256_permute_ps::<0b10_11_00_01>(x) }
     }
 
-    /// One comparison for both, since seldom any lane is NaN.
+    /// All bits set where there was a NaN.
     #[inline(always)]
-    unsafe fn one_nan(x: __m256, y: __m256) -> (__m256, __m256) {
+    unsafe fn watch() -> __m256 {
+        // SAFETY: as the trait demands.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn see(watch: __m256, x: __m256, y: __m256) -> __m256 {
+        // SAFETY: as the trait demands.
+        unsafe { _mm256_or_ps(watch, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, y)) }
+    }
+
+    #[inline(always)]
+    unsafe fn calm(watch: __m256) -> bool {
+        // SAFETY: as the trait demands.
+        unsafe { _mm256_movemask_ps(watch) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn one_nan(x: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe {
-            if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, y)) == 0 {
-                return (x, y);
-            }
-            cold();
             let nan = _mm256_castsi256_ps(_mm256_set1_epi32(E::NAN));
-            let fix = |x| _mm256_blendv_ps(x, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-            (fix(x), fix(y))
+            _mm256_blendv_ps(x, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x))
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::avx2::Eight;
 use super::turns;
-use crate::cpu::arch::Kernels;
-use crate::cpu::arch::generic::{self, Apart, Lanes, Step, Together, cold};
+use crate::cpu::arch::generic::{self, Apart, Lanes, Step, Together};
 use crate::cpu::arch::portable::Pair;
+use crate::cpu::arch::{Kernels, Turn, TurnFn, Walk};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -40,7 +40,7 @@ pub(super) fn bf16_kernels() -> Option<&'static Kernels> {
         turn: [
             [f32_apart, f32_together],
             [f16_apart, f16_together],
-            [bf16_apart_ne, bf16_together_ne],
+            [bf16_apart_any, bf16_together_any],
         ],
         move_rows: generic::move_rows,
     };
@@ -50,8 +50,8 @@ pub(super) fn bf16_kernels() -> Option<&'static Kernels> {
 turns! { "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c":
     f32_apart = Apart<Sixteen<f32>>, Apart<Eight<f32>>, Pair<f32, false>;
     f32_together = Together<Sixteen<f32>>, Together<Eight<f32>>, Pair<f32, true>;
-    f16_apart = Apart<Sixteen<f16>>, Apart<Eight<f16>>, Pair<f16, false>;
-    f16_together = Together<Sixteen<f16>>, Together<Eight<f16>>, Pair<f16, true>;
+    f16_apart = Apart<EightF16>, Pair<f16, false>;
+    f16_together = Together<EightF16>, Pair<f16, true>;
     bf16_apart = Apart<Sixteen<bf16>>, Apart<Eight<bf16>>, Pair<bf16, false>;
     bf16_together = Together<Sixteen<bf16>>, Together<Eight<bf16>>, Pair<bf16, true>;
 }
@@ -59,6 +59,36 @@ turns! { "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c":
 turns! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c":
     bf16_apart_ne = Bf16Apart, Apart<Sixteen<bf16>>, Apart<Eight<bf16>>, Pair<bf16, false>;
     bf16_together_ne = Bf16Together, Together<Eight<bf16>>, Pair<bf16, true>;
+}
+
+/// Takes the kernel for tables in range, if this one is.
+///
+/// # Safety
+///
+/// As [`crate::cpu::arch::TurnFn`].
+unsafe fn bf16_apart_any(dst: *mut u8, src: *const u8, walk: &Walk, turn: &Turn<'_>) {
+    let kernel: TurnFn = if table_in_range(turn) {
+        bf16_apart_ne
+    } else {
+        bf16_apart
+    };
+    // SAFETY: passed on.
+    unsafe { kernel(dst, src, walk, turn) }
+}
+
+/// Takes the kernel for tables in range, if this one is.
+///
+/// # Safety
+///
+/// As [`crate::cpu::arch::TurnFn`].
+unsafe fn bf16_together_any(dst: *mut u8, src: *const u8, walk: &Walk, turn: &Turn<'_>) {
+    let kernel: TurnFn = if table_in_range(turn) {
+        bf16_together_ne
+    } else {
+        bf16_together
+    };
+    // SAFETY: passed on.
+    unsafe { kernel(dst, src, walk, turn) }
 }
 
 /// Sixteen f32 lanes, stored as `E`.
@@ -87,22 +117,6 @@ impl Stored for f32 {
     unsafe fn store(x: __m512, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe { _mm512_storeu_ps(to.cast(), x) }
-    }
-}
-
-impl Stored for f16 {
-    #[inline(always)]
-    unsafe fn load(from: *const u8) -> __m512 {
-        // SAFETY: as the trait demands.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(x: __m512, to: *mut u8) {
-        // SAFETY: as the trait demands.
-        unsafe {
-            _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
-        }
     }
 }
 
@@ -148,7 +162,10 @@ unsafe fn rounded(x: __m512) -> __m512i {
 impl<E: Stored> Lanes for Sixteen<E> {
     const LANES: usize = 16;
     const SIZE: usize = size_of::<E>();
+    /// Leaves room in the registers for the tables of 128 half-split pairs.
+    const GROUP: usize = 2;
     type F32 = __m512;
+    type Watch = u16;
 
     #[inline(always)]
     unsafe fn load(from: *const u8) -> __m512 {
@@ -208,17 +225,27 @@ impl<E: Stored> Lanes for Sixteen<E> {
         unsafe { _mm512_permute_ps::<0b10_11_00_01>(x) }
     }
 
-    /// One comparison for both, since seldom any lane is NaN.
+    /// A bit per lane that has only seen numbers.
     #[inline(always)]
-    unsafe fn one_nan(x: __m512, y: __m512) -> (__m512, __m512) {
+    unsafe fn watch() -> u16 {
+        u16::MAX
+    }
+
+    #[inline(always)]
+    unsafe fn see(watch: u16, x: __m512, y: __m512) -> u16 {
         // SAFETY: as the trait demands.
-        unsafe {
-            if _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, y) == 0 {
-                return (x, y);
-            }
-            cold();
-            (nan_to(E::NAN, x), nan_to(E::NAN, y))
-        }
+        unsafe { _mm512_mask_cmp_ps_mask::<_CMP_ORD_Q>(watch, x, y) }
+    }
+
+    #[inline(always)]
+    unsafe fn calm(watch: u16) -> bool {
+        watch == u16::MAX
+    }
+
+    #[inline(always)]
+    unsafe fn one_nan(x: __m512) -> __m512 {
+        // SAFETY: as the trait demands.
+        unsafe { nan_to(E::NAN, x) }
     }
 }
 
@@ -232,78 +259,192 @@ unsafe fn nan_to(nan: i32, x: __m512) -> __m512 {
     }
 }
 
-/// Thirty-two half-split bf16 pairs.
-///
-/// A bf16 is the upper half of an f32, so a register of thirty-two is the odd elements as they
-/// stand (below them, bits to clear) and the even ones a shift away: cheaper than widening each
-/// half. The rounding instruction packs two registers one after the other; one permutation puts
-/// their elements back in turn.
-struct Bf16Apart;
+/// Functions of [`Lanes`] that are another implementation's.
+macro_rules! forward {
+    ($to:ty: $($name:ident($($arg:ident: $type:ty),*) -> $returns:ty;)+) => {$(
+        #[inline(always)]
+        unsafe fn $name($($arg: $type),*) -> $returns {
+            // SAFETY: as the trait demands, which is the same there.
+            unsafe { <$to as Lanes>::$name($($arg),*) }
+        }
+    )+};
+}
 
-/// Even elements, and odd ones.
-#[inline(always)]
-unsafe fn split(x: __m512i) -> (__m512, __m512) {
-    // SAFETY: the caller is compiled for AVX-512.
-    unsafe {
-        let odd = _mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-        (
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)),
-            _mm512_castsi512_ps(odd),
-        )
+/// Eight f16 in an f32 register of half the width.
+///
+/// Half the width is faster here: a `vcvtph2ps` from memory to eight lanes is one operation, to
+/// sixteen it is two and a shuffle besides, and f16 kernels live by their conversions. What they
+/// have of AVX-512 is the number of registers, so that 64 pairs' tables stay in them, and the mask
+/// that a comparison adds to.
+pub(super) struct EightF16;
+
+impl Lanes for EightF16 {
+    const LANES: usize = 8;
+    const SIZE: usize = 2;
+    const GROUP: usize = 4;
+    type F32 = __m256;
+    type Watch = u8;
+
+    forward! { Eight<f16>:
+        load(from: *const u8) -> __m256;
+        store(x: __m256, to: *mut u8) -> ();
+        load_f32(from: *const f32) -> __m256;
+        load_f32_twice(from: *const f32) -> __m256;
+        mul(x: __m256, y: __m256) -> __m256;
+        mul_add(x: __m256, y: __m256, z: __m256) -> __m256;
+        mul_sub(x: __m256, y: __m256, z: __m256) -> __m256;
+        mul_sub_add(x: __m256, y: __m256, z: __m256) -> __m256;
+        swap(x: __m256) -> __m256;
+        one_nan(x: __m256) -> __m256;
+    }
+
+    /// A bit per lane that has only seen numbers.
+    #[inline(always)]
+    unsafe fn watch() -> u8 {
+        u8::MAX
+    }
+
+    #[inline(always)]
+    unsafe fn see(watch: u8, x: __m256, y: __m256) -> u8 {
+        // SAFETY: as the trait demands.
+        unsafe { _mm256_mask_cmp_ps_mask::<_CMP_ORD_Q>(watch, x, y) }
+    }
+
+    #[inline(always)]
+    unsafe fn calm(watch: u8) -> bool {
+        watch == u8::MAX
     }
 }
 
-/// Rounds to bf16 and puts even and odd elements back in turn.
+/// Thirty-two half-split bf16 pairs, rounded by `vcvtne2ps2bf16`.
 ///
-/// `vcvtne2ps2bf16` rounds to nearest even, but flushes subnormals; where there is one, or a NaN,
-/// the rounding is done by integers.
+/// That instruction rounds to nearest even, but flushes subnormals, and keeps a NaN's sign. To
+/// test each result for those costs as much as the conversion. So the inputs are tested instead:
+/// if all of them lie between 2⁻⁶³ and 2⁶⁵, and all of the table is zero or between 2⁻³³ and 2³³,
+/// then every product is zero or a multiple of 2⁻¹²⁶, so that no result is subnormal, and none
+/// overflows in f32. A bf16 lies in that range where the upper two bits of its exponent differ;
+/// adding 0x2000 to it carries the lower into the upper, so that bit 14 of the sum says which.
+/// Anything outside, zeros among it, is seldom and is computed again with each result tested.
+struct Bf16Apart;
+
+/// Bit 14 of each of thirty-two lanes is set as long as all inputs were in range.
 #[inline(always)]
-unsafe fn join(even: __m512, odd: __m512) -> __m512i {
+unsafe fn in_range(x: __m512i) -> __m512i {
+    // SAFETY: the caller is compiled for AVX-512.
+    unsafe { _mm512_add_epi16(x, _mm512_set1_epi16(0x2000)) }
+}
+
+#[inline(always)]
+unsafe fn all_in_range(watch: __m512i) -> bool {
+    // SAFETY: the caller is compiled for AVX-512.
+    unsafe { _mm512_testn_epi16_mask(watch, _mm512_set1_epi16(0x4000)) == 0 }
+}
+
+/// Whether a table allows [`Bf16Apart`]'s reasoning.
+#[inline(always)]
+fn table_in_range(turn: &Turn<'_>) -> bool {
+    const LEAST: f32 = 1.0 / (1_u64 << 33) as f32;
+    const MOST: f32 = (1_u64 << 33) as f32;
+    // Folded without a way out, so that it becomes vector code.
+    let all = |row: &[f32]| {
+        row.iter().fold(true, |all, x| {
+            let size = x.abs();
+            all & ((size == 0.0) | (LEAST..=MOST).contains(&size))
+        })
+    };
+    all(turn.cos) & all(turn.sin)
+}
+
+/// Rounds to bf16: sixteen of `low`, then sixteen of `high`.
+#[inline(always)]
+unsafe fn pack(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: the caller is compiled for AVX-512 with BF16; the two types are as large and have no
+    // invalid values.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// Rounds any values to bf16, by integers.
+#[inline(always)]
+unsafe fn kept(x: __m512) -> __m256i {
+    // SAFETY: the caller is compiled for AVX-512.
+    unsafe { _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(nan_to(BF16_NAN, x)))) }
+}
+
+/// [`pack`] for any values.
+#[inline(always)]
+unsafe fn pack_any(low: __m512, high: __m512) -> __m512i {
     // SAFETY: the caller is compiled for AVX-512 with BF16.
     unsafe {
         // Quiet NaN, subnormal, signalling NaN.
         const SPECIAL: i32 = 0x01 | 0x20 | 0x80;
-        let special =
-            _mm512_fpclass_ps_mask::<SPECIAL>(even) | _mm512_fpclass_ps_mask::<SPECIAL>(odd);
-        if special != 0 {
-            cold();
-            let even = _mm512_srli_epi32::<16>(rounded(nan_to(BF16_NAN, even)));
-            return _mm512_mask_mov_epi16(even, 0xaaaa_aaaa, rounded(nan_to(BF16_NAN, odd)));
+        if _mm512_fpclass_ps_mask::<SPECIAL>(low) | _mm512_fpclass_ps_mask::<SPECIAL>(high) == 0 {
+            return pack(low, high);
         }
-        let packed: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even));
-        let order = _mm512_set_epi16(
-            31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
-            4, 19, 3, 18, 2, 17, 1, 16, 0,
-        );
-        _mm512_permutexvar_epi16(order, packed)
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(kept(low)), kept(high))
     }
 }
+
+/// Widens sixteen of thirty-two bf16: puts each into the upper half of a lane, over zeros.
+#[inline(always)]
+unsafe fn widen<const HIGH: bool>(x: __m512i) -> __m512 {
+    // SAFETY: the caller is compiled for AVX-512.
+    unsafe {
+        let order = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        let order = _mm512_add_epi32(order, _mm512_set1_epi32(if HIGH { 16 } else { 0 }));
+        let order = _mm512_slli_epi32::<16>(order);
+        _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaa_aaaa, order, x))
+    }
+}
+
+#[inline(always)]
+unsafe fn turn(a: __m512, b: __m512, (cos, sin): Table) -> (__m512, __m512) {
+    // SAFETY: the caller is compiled for AVX-512.
+    unsafe {
+        (
+            _mm512_fmsub_ps(a, cos, _mm512_mul_ps(b, sin)),
+            _mm512_fmadd_ps(b, cos, _mm512_mul_ps(a, sin)),
+        )
+    }
+}
+
+/// Turns thirty-two pairs and packs by `$pack`.
+macro_rules! bf16_apart {
+    ($data:expr, $table:expr, $pack:ident) => {{
+        let ((a, b), table) = ($data, $table);
+        let (low_a, low_b) = turn(widen::<false>(a), widen::<false>(b), table[0]);
+        let (high_a, high_b) = turn(widen::<true>(a), widen::<true>(b), table[1]);
+        ($pack(low_a, high_a), $pack(low_b, high_b))
+    }};
+}
+
+/// Cos and sin of sixteen pairs.
+type Table = (__m512, __m512);
 
 impl Step for Bf16Apart {
     const PAIRS: usize = 32;
     const SIZE: usize = 2;
     const INTERLEAVED: bool = false;
-    /// Of the even pairs and of the odd ones.
-    type Table = [(__m512, __m512); 2];
+    const GROUP: usize = 2;
+    type Table = [Table; 2];
     type Data = (__m512i, __m512i);
+    type Turned = (__m512i, __m512i);
+    type Watch = __m512i;
 
     #[inline(always)]
-    unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table {
+    unsafe fn table(cos: *const f32, sin: *const f32) -> [Table; 2] {
         // SAFETY: the caller vouches for 32 values each, and for the instruction set.
         unsafe {
-            let parts = |from: *const f32| {
-                let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
-                let even =
-                    _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-                let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
-                (
-                    _mm512_permutex2var_ps(low, even, high),
-                    _mm512_permutex2var_ps(low, odd, high),
-                )
-            };
-            let ((even_cos, odd_cos), (even_sin, odd_sin)) = (parts(cos), parts(sin));
-            [(even_cos, even_sin), (odd_cos, odd_sin)]
+            [
+                (_mm512_loadu_ps(cos), _mm512_loadu_ps(sin)),
+                (_mm512_loadu_ps(cos.add(16)), _mm512_loadu_ps(sin.add(16))),
+            ]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn watch() -> __m512i {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { _mm512_set1_epi32(-1) }
     }
 
     #[inline(always)]
@@ -313,25 +454,28 @@ impl Step for Bf16Apart {
     }
 
     #[inline(always)]
-    unsafe fn turn((a, b): Self::Data, table: &Self::Table) -> Self::Data {
+    unsafe fn turn((a, b): Self::Data, table: &[Table; 2], watch: &mut __m512i) -> Self::Turned {
         // SAFETY: the caller vouches for the instruction set.
         unsafe {
-            let ((even_a, odd_a), (even_b, odd_b)) = (split(a), split(b));
-            let [(even_cos, even_sin), (odd_cos, odd_sin)] = *table;
-            let turn = |a, b, cos, sin| {
-                (
-                    _mm512_fmsub_ps(a, cos, _mm512_mul_ps(b, sin)),
-                    _mm512_fmadd_ps(b, cos, _mm512_mul_ps(a, sin)),
-                )
-            };
-            let (even_a, even_b) = turn(even_a, even_b, even_cos, even_sin);
-            let (odd_a, odd_b) = turn(odd_a, odd_b, odd_cos, odd_sin);
-            (join(even_a, odd_a), join(even_b, odd_b))
+            *watch = _mm512_and_si512(*watch, _mm512_and_si512(in_range(a), in_range(b)));
+            bf16_apart!((a, b), table, pack)
         }
     }
 
     #[inline(always)]
-    unsafe fn store((a, b): Self::Data, to_a: *mut u8, to_b: *mut u8) {
+    unsafe fn calm(watch: __m512i) -> bool {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { all_in_range(watch) }
+    }
+
+    #[inline(always)]
+    unsafe fn mend(data: Self::Data, table: &[Table; 2], _: Self::Turned) -> Self::Turned {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { bf16_apart!(data, table, pack_any) }
+    }
+
+    #[inline(always)]
+    unsafe fn store((a, b): Self::Turned, to_a: *mut u8, to_b: *mut u8) {
         // SAFETY: the caller vouches for 32 elements each, and for the instruction set.
         unsafe {
             _mm512_storeu_si512(to_a.cast(), a);
@@ -340,20 +484,49 @@ impl Step for Bf16Apart {
     }
 }
 
-/// Sixteen interleaved bf16 pairs in one register: what [`split`] takes apart is the pairs.
+/// Sixteen interleaved bf16 pairs in one register, with the watch of [`Bf16Apart`]. A bf16 is the
+/// upper half of an f32, so the second of each pair is there already, below it bits to clear, and
+/// the first is a shift away. One permutation puts the packed results back in turn.
 struct Bf16Together;
+
+/// Turns sixteen pairs and packs by `$pack`.
+macro_rules! bf16_together {
+    ($pairs:expr, $table:expr, $pack:ident) => {{
+        let pairs = $pairs;
+        let a = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+        let b = _mm512_castsi512_ps(_mm512_and_si512(
+            pairs,
+            _mm512_set1_epi32(0xffff_0000_u32 as i32),
+        ));
+        let (a, b) = turn(a, b, *$table);
+        let order = _mm512_set_epi16(
+            31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
+            4, 19, 3, 18, 2, 17, 1, 16, 0,
+        );
+        _mm512_permutexvar_epi16(order, $pack(a, b))
+    }};
+}
 
 impl Step for Bf16Together {
     const PAIRS: usize = 16;
     const SIZE: usize = 2;
     const INTERLEAVED: bool = true;
-    type Table = (__m512, __m512);
+    const GROUP: usize = 4;
+    type Table = Table;
     type Data = __m512i;
+    type Turned = __m512i;
+    type Watch = __m512i;
 
     #[inline(always)]
-    unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table {
+    unsafe fn table(cos: *const f32, sin: *const f32) -> Table {
         // SAFETY: the caller vouches for 16 values each, and for the instruction set.
         unsafe { (_mm512_loadu_ps(cos), _mm512_loadu_ps(sin)) }
+    }
+
+    #[inline(always)]
+    unsafe fn watch() -> __m512i {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { _mm512_set1_epi32(-1) }
     }
 
     #[inline(always)]
@@ -363,15 +536,24 @@ impl Step for Bf16Together {
     }
 
     #[inline(always)]
-    unsafe fn turn(pairs: __m512i, &(cos, sin): &Self::Table) -> __m512i {
+    unsafe fn turn(pairs: __m512i, table: &Table, watch: &mut __m512i) -> __m512i {
         // SAFETY: the caller vouches for the instruction set.
         unsafe {
-            let (a, b) = split(pairs);
-            join(
-                _mm512_fmsub_ps(a, cos, _mm512_mul_ps(b, sin)),
-                _mm512_fmadd_ps(b, cos, _mm512_mul_ps(a, sin)),
-            )
+            *watch = _mm512_and_si512(*watch, in_range(pairs));
+            bf16_together!(pairs, table, pack)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn calm(watch: __m512i) -> bool {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { all_in_range(watch) }
+    }
+
+    #[inline(always)]
+    unsafe fn mend(pairs: __m512i, table: &Table, _: __m512i) -> __m512i {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { bf16_together!(pairs, table, pack_any) }
     }
 
     #[inline(always)]

@@ -1,0 +1,158 @@
+//! Edit a file under a code model without encoding it again: `cargo run --release --example
+//! live_edit`, `--help` for the rest.
+//!
+//! `cache` is what an engine has to do, and `compare` what it gains. `model` is the decoder that
+//! stands for the engine's, `checkpoint` and `text` read a published model, `edits` finds what is
+//! to be replayed, `report` prints.
+
+mod args;
+mod cache;
+mod checkpoint;
+mod compare;
+mod edits;
+mod model;
+mod report;
+mod text;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use pie_rope::Cpu;
+
+use crate::args::Args;
+use crate::checkpoint::Checkpoint;
+use crate::compare::{Comparison, Engine};
+use crate::edits::{Document, Kind};
+use crate::model::Decoder;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // candle reads its number of threads from the environment at every matrix product, and where
+    // it is not set, looks through the system's list of cores each time: 0.1 ms and more.
+    // SAFETY: no other thread exists yet that could read the environment.
+    unsafe { std::env::set_var("RAYON_NUM_THREADS", args.threads().to_string()) };
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("live_edit: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let documents = match (&args.old, &args.new, &args.file) {
+        (Some(old), Some(new), _) => vec![edits::difference(old, new)?],
+        (_, _, Some(file)) => vec![edits::diffed(file, &args.diff)?],
+        _ => edits::shipped()?,
+    };
+    let mut checkpoint = Checkpoint::open(&args.model)?;
+    if let Some(layers) = args.layers {
+        checkpoint.truncate(layers as usize)?;
+    }
+    let text = checkpoint.text()?;
+    let documents = documents
+        .iter()
+        .map(|document| Tokenized::new(document, &text))
+        .collect::<Result<Vec<_>>>()?;
+    let longest = documents.iter().map(Tokenized::longest).max().unwrap_or(0);
+    let capacity = longest + args.line as usize;
+
+    let loading = ProgressBar::new_spinner().with_message("loading the model");
+    loading.enable_steady_tick(Duration::from_millis(100));
+    let decoder = Decoder::load(&checkpoint, capacity)?;
+    loading.finish_and_clear();
+
+    let config = decoder.config();
+    if longest > config.positions {
+        eprintln!(
+            "live_edit: warning: {longest} tokens, but the model was made for {}",
+            config.positions
+        );
+    }
+    println!(
+        "{}: {} layers, {} key/value heads of {} dimensions, {} cache, {} threads\n",
+        checkpoint.name(),
+        config.layers,
+        config.kv_heads,
+        config.head_dim,
+        args.dtype,
+        args.threads()
+    );
+    let cpu = Cpu::with_threads(args.threads())?;
+    let (repeat, line) = (args.repeat as usize, args.line as usize);
+    let engine = Engine::new(decoder, text, cpu, repeat, line)?;
+    let results = replay(&engine, args, &documents, capacity)?;
+    if results.len() > 1 {
+        println!("{}", report::summary(&results));
+    }
+    print!("{}", report::LEGEND);
+    Ok(())
+}
+
+/// Replays all edits and prints each as it is done.
+fn replay(
+    engine: &Engine,
+    args: &Args,
+    documents: &[Tokenized<'_>],
+    capacity: usize,
+) -> Result<Vec<(Kind, Comparison)>> {
+    let total = documents.iter().map(|d| d.to_encode(args.repeat)).sum();
+    // Drawn on standard error, and only if that is a terminal.
+    let progress = ProgressBar::new(total).with_style(
+        ProgressStyle::with_template("{bar:40} {pos} of about {len} tokens, {eta} left")
+            .context("progress bar")?,
+    );
+    let mut base = engine.decoder().cache(capacity, args.dtype.into())?;
+    let mut work = engine.decoder().cache(capacity, args.dtype.into())?;
+    let mut results = Vec::new();
+    for Tokenized {
+        document,
+        old,
+        edited,
+    } in documents
+    {
+        engine.encode(&mut base, old, &progress)?;
+        for (edit, new) in document.edits.iter().zip(edited) {
+            let comparison = engine.compare(&base, &mut work, old, new, &progress)?;
+            let name = format!("{}: {}", document.name, edit.name);
+            let table = report::edit(&name, edit.kind, &comparison);
+            progress.suspend(|| println!("{table}"));
+            results.push((edit.kind, comparison));
+        }
+    }
+    progress.finish_and_clear();
+    Ok(results)
+}
+
+/// A document and its edits as tokens.
+struct Tokenized<'a> {
+    document: &'a Document,
+    old: Vec<u32>,
+    edited: Vec<Vec<u32>>,
+}
+
+impl Tokenized<'_> {
+    fn new<'a>(document: &'a Document, text: &text::Text) -> Result<Tokenized<'a>> {
+        let edited = document.edits.iter().map(|edit| text.encode(&edit.text));
+        Ok(Tokenized {
+            document,
+            old: text.encode(&document.text)?,
+            edited: edited.collect::<Result<_>>()?,
+        })
+    }
+
+    fn longest(&self) -> usize {
+        let edited = self.edited.iter().map(Vec::len).max();
+        self.old.len().max(edited.unwrap_or(0))
+    }
+
+    /// Tokens that the whole replay has to encode, the few that are edited not counted.
+    fn to_encode(&self, repeat: u32) -> u64 {
+        let full: usize = self.edited.iter().map(Vec::len).sum();
+        self.old.len() as u64 + u64::from(repeat) * full as u64
+    }
+}
