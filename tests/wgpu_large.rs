@@ -29,7 +29,7 @@ fn rows_move_between_the_bindings_of_one_buffer() {
     let blocks = (most / (2 * PAGE as u64)) as usize;
     let size = (blocks * PAGE * 2) as u64;
     // Where one binding could hold all of it, windows of a sixteenth.
-    let binding = u64::from(limits.max_storage_buffer_binding_size);
+    let binding = limits.max_storage_buffer_binding_size;
     let gpu = gpu.with_window(binding.min(size / 16)).unwrap();
 
     // A sequence whose pages lie anywhere in the pool, the first and the last one among them.
