@@ -90,10 +90,13 @@ struct Call {
 @group(0) @binding(5) var<storage, read> jobs: array<Job>;
 @group(0) @binding(6) var<uniform> call: Call;
 
-// The span that row `row` of the call's order is in, at `from` or after.
+// The span that row `row` of the call's order is in, at `start` or after. Mostly it is the one before's.
 fn span_of(row: u32, start: u32) -> u32 {
     var low = start;
     var high = arrayLength(&spans);
+    if low + 1u >= high || row < spans[low + 1u].before {
+        return low;
+    }
     while high - low > 1u {
         let middle = low + (high - low) / 2u;
         if spans[middle].before <= row {

@@ -79,11 +79,13 @@ const MOST: u32 = 256;
 /// the CPU (buffers without `STORAGE`, offsets and overlaps too), [`Error::Limit`] where a device's limits do not
 /// suffice, [`Error::OutOfMemory`], [`Error::DeviceLost`] and [`Error::Device`] as wgpu reports them. A refused
 /// call has recorded nothing.
-#[derive(Debug)]
+///
+/// A clone shares device, pipelines and buffers with its original.
+#[derive(Clone, Debug)]
 pub struct Wgpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    pipelines: Pipelines,
+    pipelines: Arc<Pipelines>,
     pool: Pool,
     scratch: OnceLock<wgpu::Buffer>,
     /// Bound where a kernel has no source besides its destination.
@@ -136,7 +138,7 @@ impl Wgpu {
         Ok(Wgpu {
             device: device.clone(),
             queue: queue.clone(),
-            pipelines,
+            pipelines: Arc::new(pipelines),
             pool: Pool::default(),
             scratch: OnceLock::new(),
             nothing,

@@ -1,7 +1,7 @@
 //! The wgpu backend under test: buffers go to the GPU, a verb is recorded, buffers come back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use pie_rope::{Error, Result, Wgpu, WgpuLayer, wgpu};
 
@@ -11,30 +11,26 @@ use crate::case::Verb;
 
 /// A backend and the buffers that trials have left to the next ones.
 pub struct Gpu {
-    wgpu: Arc<Wgpu>,
+    wgpu: Wgpu,
+    /// How many windows a buffer takes at least, as far as windows can be that small.
+    windows: u64,
     free: Mutex<HashMap<(u64, bool), Vec<wgpu::Buffer>>>,
 }
 
 /// The default adapter (or the one that `WGPU_ADAPTER_NAME` names), once as it is, and once with windows so
-/// small that every cache needs several.
+/// small that caches need several.
 pub fn candidates() -> Vec<Candidate> {
-    let candidate = |name: &str, wgpu: Result<Wgpu>| Candidate {
+    let candidate = |name: &str, windows| Candidate {
         name: name.into(),
-        backend: wgpu
-            .map(|wgpu| Box::new(Gpu::new(wgpu)) as Box<dyn Backend>)
+        backend: Wgpu::open()
+            .map(|wgpu| Box::new(Gpu::new(wgpu, windows)) as Box<dyn Backend>)
             .map_err(|error| error.to_string()),
     };
-    vec![
-        candidate("wgpu", Wgpu::open()),
-        candidate(
-            "wgpu-windows",
-            Wgpu::open().and_then(|wgpu| wgpu.with_window(SMALL)),
-        ),
-    ]
+    vec![candidate("wgpu", 1), candidate("wgpu-windows", 4)]
 }
 
-/// Bytes: a few rows of the larger caches.
-const SMALL: u64 = 16 << 10;
+/// The smallest window there is, in bytes.
+const SMALLEST: u64 = 4096;
 
 /// Where a host buffer went: bytes of a GPU buffer, guards included.
 #[derive(Clone, Copy)]
@@ -52,9 +48,10 @@ struct Uploaded {
 }
 
 impl Gpu {
-    pub fn new(wgpu: Wgpu) -> Gpu {
+    pub fn new(wgpu: Wgpu, windows: u64) -> Gpu {
         Gpu {
-            wgpu: Arc::new(wgpu),
+            wgpu,
+            windows,
             free: Mutex::default(),
         }
     }
@@ -159,6 +156,14 @@ impl Backend for Gpu {
         let from: Vec<_> = src.iter().map(&mut bound).collect();
         let to: Vec<_> = dst.iter().map(&mut bound).collect();
 
+        let wgpu = match self.windows {
+            1 => self.wgpu.clone(),
+            windows => {
+                let largest = uploaded.places.iter().map(|place| place.len).max();
+                let window = (largest.unwrap_or(0) / windows).max(SMALLEST);
+                self.wgpu.clone().with_window(window)?
+            }
+        };
         let mut encoder = device.create_command_encoder(&Default::default());
         let Call {
             rotations,
@@ -167,15 +172,11 @@ impl Backend for Gpu {
             ..
         } = *call;
         match call.verb {
-            Verb::Rotate => self.wgpu.rotate(&mut encoder, rotations, src_layout, &from),
-            Verb::Splice => self.wgpu.splice(&mut encoder, rotations, src_layout, &from),
-            Verb::Copy => {
-                self.wgpu
-                    .copy(&mut encoder, rotations, src_layout, &from, dst_layout, &to)
-            }
+            Verb::Rotate => wgpu.rotate(&mut encoder, rotations, src_layout, &from),
+            Verb::Splice => wgpu.splice(&mut encoder, rotations, src_layout, &from),
+            Verb::Copy => wgpu.copy(&mut encoder, rotations, src_layout, &from, dst_layout, &to),
             Verb::CopyWithin => {
-                self.wgpu
-                    .copy_within(&mut encoder, rotations, src_layout, dst_layout, &from)
+                wgpu.copy_within(&mut encoder, rotations, src_layout, dst_layout, &from)
             }
         }?;
 
