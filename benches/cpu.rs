@@ -9,7 +9,7 @@ mod support;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use pie_rope::{Cpu, Edit, Pairing, Plan, Rope, Rotations};
-use support::{Cache, Number, Shape, shift_all, turn_all};
+use support::{Cache, Lie, Number, Shape, shift_all, turn_all};
 
 /// Bytes of keys: far past the last-level cache of one core complex.
 const BYTES: usize = 256 << 20;
@@ -38,7 +38,7 @@ fn planning(c: &mut Criterion) {
 }
 
 fn verbs<T: Number>(c: &mut Criterion) {
-    let shape = Shape::of_bytes::<T>(BYTES, 128);
+    let shape = Shape::of_bytes::<T>(Lie::Bhsd, BYTES, 128);
     let bytes = shape.key_bytes::<T>() as u64;
     for threads in [1, 2] {
         let cpu = Cpu::with_threads(threads).expect("threads");

@@ -1,11 +1,12 @@
 //! `cargo bench --bench cpu_ceiling`: how near the CPU verbs come to memory, as ratios.
 //!
-//! Each line is one type, head dimension and number of threads. A verb and its ceiling take turns, round by
+//! Each line is one layout, type, head dimension and number of threads. A verb and its ceiling take turns, round by
 //! round, in the same memory; the table gives the ceiling's median throughput and, for each verb, the median
 //! over rounds of ceiling time / verb time. 1.00 is a verb that costs what moving its bytes costs.
 //!
 //! Arguments: `bytes=N` of keys (default 1.5 GiB, far past any last-level cache), `rounds=N`, and any of
-//! `f32 f16 bf16 x1 x2 d64 d80 d96 d128 d256` to run only those.
+//! `f32 f16 bf16 x1 x2 d64 d80 d96 d128 d256 bhsd nhd xpacked` to run only those. The two paged layouts are
+//! measured at 128 dimensions, in pages of 16 rows in no order, and so are their ceilings.
 
 #[allow(dead_code, reason = "shared with the other CPU benchmark")]
 mod support;
@@ -15,7 +16,7 @@ use std::time::Instant;
 
 use half::{bf16, f16};
 use pie_rope::{Cpu, Pairing};
-use support::{Cache, Number, Shape, shift_all, turn_all};
+use support::{Cache, Lie, Number, Shape, shift_all, turn_all, turn_row_by_row};
 
 fn main() {
     let arguments: Vec<String> = std::env::args()
@@ -42,11 +43,22 @@ fn main() {
         bytes >> 20
     );
     println!(
-        "| keys | threads | sweep GB/s | rotate half-split | rotate interleaved | memmove GB/s | splice | memcpy GB/s | copy |"
+        "| keys | threads | sweep GB/s | rotate half-split | rotate interleaved | rotate row by row | memmove GB/s | splice | memcpy GB/s | copy |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
-    for dim in [64, 80, 96, 128, 256] {
-        if !wanted(&["d64", "d80", "d96", "d128", "d256"], &format!("d{dim}")) {
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let dims = [64, 80, 96, 128, 256].map(|dim| (Lie::Bhsd, dim));
+    for (lie, dim) in dims
+        .into_iter()
+        .chain([(Lie::Nhd, 128), (Lie::XPacked, 128)])
+    {
+        let name = match lie {
+            Lie::Bhsd => "bhsd",
+            Lie::Nhd => "nhd",
+            Lie::XPacked => "xpacked",
+        };
+        if !wanted(&["d64", "d80", "d96", "d128", "d256"], &format!("d{dim}"))
+            || !wanted(&["bhsd", "nhd", "xpacked"], name)
+        {
             continue;
         }
         for threads in [1, 2] {
@@ -54,6 +66,8 @@ fn main() {
                 continue;
             }
             let run = Run {
+                lie,
+                name,
                 dim,
                 threads,
                 bytes,
@@ -82,6 +96,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 struct Run {
+    lie: Lie,
+    name: &'static str,
     dim: usize,
     threads: usize,
     bytes: usize,
@@ -91,11 +107,12 @@ struct Run {
 impl Run {
     fn line<T: Number>(&self) {
         let threads = self.threads;
-        let shape = Shape::of_bytes::<T>(self.bytes, self.dim);
+        let shape = Shape::of_bytes::<T>(self.lie, self.bytes, self.dim);
         let cpu = Cpu::with_threads(threads).expect("threads");
         let mut cache = Cache::<T>::random(shape);
         let [half_split, interleaved] =
             [Pairing::HalfSplit, Pairing::Interleaved].map(|pairing| turn_all(shape, pairing));
+        let row_by_row = turn_row_by_row(shape);
         let shifts = shift_all(shape, Pairing::HalfSplit);
 
         let rotate = self.in_turns(
@@ -108,6 +125,7 @@ impl Run {
                 },
                 &mut |cache, _| half_split.iter().for_each(|turn| cache.rotate(&cpu, turn)),
                 &mut |cache, _| interleaved.iter().for_each(|turn| cache.rotate(&cpu, turn)),
+                &mut |cache, _| row_by_row.iter().for_each(|turn| cache.rotate(&cpu, turn)),
             ],
         );
         let splice = self.in_turns(
@@ -151,12 +169,14 @@ impl Run {
         };
         // Every byte is read once and written once, in both of a job's passes if it has two.
         println!(
-            "| {} d{} | {threads} | {:.1} | {:.3} | {:.3} | {:.1} | {:.3} | {:.1} | {:.3} |",
+            "| {} {} d{} | {threads} | {:.1} | {:.3} | {:.3} | {:.3} | {:.1} | {:.3} | {:.1} | {:.3} |",
+            self.name,
             T::TYPE,
             self.dim,
             moved(&rotate[0], 4 * shape.key_bytes::<T>()),
             ratio(&rotate, 1),
             ratio(&rotate, 2),
+            ratio(&rotate, 3),
             moved(&splice[0], 8 * shape.key_bytes::<T>()),
             ratio(&splice, 1),
             moved(&copy[0], 4 * small.key_bytes::<T>()),

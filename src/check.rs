@@ -35,8 +35,21 @@ pub(crate) fn in_place(
     };
     layer_count(rotations, layers.len())?;
     // Buffers first: a layout that fits one has a sane number of blocks.
+    let mut first = None;
     for (index, layer) in layers.enumerate() {
         buffers(index, layout, layer, moves)?;
+        let values = layer.values.is_some();
+        if moves && *first.get_or_insert(values) != values {
+            let has = |values| if values { "values" } else { "no values" };
+            return Err(argument(
+                "layers",
+                format!(
+                    "layer {index} has {}, those before it have {}",
+                    has(values),
+                    has(!values)
+                ),
+            ));
+        }
     }
     let values = layout.values.filter(|_| moves);
     for (name, part) in [("keys", Some(layout.keys)), ("values", values)] {

@@ -85,18 +85,7 @@ impl<'t> KeyLayout<'t> {
     /// the slice to edit one sequence alone.
     pub fn bhsd(element: ElementType, [batch, heads, seq, dim]: [usize; 4]) -> Self {
         let [b, h, s] = contiguous([heads, seq, dim]);
-        Self::strided(
-            element,
-            Strides {
-                offset: 0,
-                batch: Axis::new(batch, b),
-                blocks: Axis::new(1, 0),
-                rows: Axis::new(seq, s),
-                heads: Axis::new(heads, h),
-                packs: Axis::new(1, 0),
-                pack: dim,
-            },
-        )
+        Self::dense(element, [(batch, b), (1, 0), (seq, s), (heads, h)], dim)
     }
 
     /// `[batch, seq, heads, dim]`, as FlashAttention keeps it.
@@ -104,18 +93,7 @@ impl<'t> KeyLayout<'t> {
     /// A plan is applied to every sequence of the batch alike.
     pub fn bshd(element: ElementType, [batch, seq, heads, dim]: [usize; 4]) -> Self {
         let [b, s, h] = contiguous([seq, heads, dim]);
-        Self::strided(
-            element,
-            Strides {
-                offset: 0,
-                batch: Axis::new(batch, b),
-                blocks: Axis::new(1, 0),
-                rows: Axis::new(seq, s),
-                heads: Axis::new(heads, h),
-                packs: Axis::new(1, 0),
-                pack: dim,
-            },
-        )
+        Self::dense(element, [(batch, b), (1, 0), (seq, s), (heads, h)], dim)
     }
 
     /// `[slots, heads, dim]`: one token a slot, as SGLang's token pool keeps it. With
@@ -130,35 +108,13 @@ impl<'t> KeyLayout<'t> {
     /// keep them.
     pub fn nhd(element: ElementType, [blocks, block, heads, dim]: [usize; 4]) -> Self {
         let [b, s, h] = contiguous([block, heads, dim]);
-        Self::strided(
-            element,
-            Strides {
-                offset: 0,
-                batch: Axis::new(1, 0),
-                blocks: Axis::new(blocks, b),
-                rows: Axis::new(block, s),
-                heads: Axis::new(heads, h),
-                packs: Axis::new(1, 0),
-                pack: dim,
-            },
-        )
+        Self::dense(element, [(1, 0), (blocks, b), (block, s), (heads, h)], dim)
     }
 
     /// Pages `[blocks, heads, block, dim]`, as FlashInfer's HND and TensorRT-LLM keep them.
     pub fn hnd(element: ElementType, [blocks, heads, block, dim]: [usize; 4]) -> Self {
         let [b, h, s] = contiguous([heads, block, dim]);
-        Self::strided(
-            element,
-            Strides {
-                offset: 0,
-                batch: Axis::new(1, 0),
-                blocks: Axis::new(blocks, b),
-                rows: Axis::new(block, s),
-                heads: Axis::new(heads, h),
-                packs: Axis::new(1, 0),
-                pack: dim,
-            },
-        )
+        Self::dense(element, [(1, 0), (blocks, b), (block, s), (heads, h)], dim)
     }
 
     /// Pages `[blocks, heads, dim / x, block, x]`, as vLLM's first PagedAttention kernels keep keys.
@@ -175,6 +131,24 @@ impl<'t> KeyLayout<'t> {
                 heads: Axis::new(heads, h),
                 packs: Axis::new(packs, p),
                 pack: x,
+            },
+        )
+    }
+
+    /// A layout whose head vectors are contiguous, from the extent and stride of its batch, blocks, rows
+    /// and heads.
+    fn dense(element: ElementType, axes: [(usize, usize); 4], dim: usize) -> Self {
+        let [batch, blocks, rows, heads] = axes.map(|(len, stride)| Axis::new(len, stride));
+        Self::strided(
+            element,
+            Strides {
+                offset: 0,
+                batch,
+                blocks,
+                rows,
+                heads,
+                packs: Axis::new(1, 0),
+                pack: dim,
             },
         )
     }
@@ -397,6 +371,14 @@ impl<'t> KeyLayout<'t> {
     /// [`Error::Layout`] names what is wrong. Table entries are checked per call, since only those
     /// of the rows that a call touches need to be valid.
     pub fn check(&self, len: usize) -> Result<()> {
+        // A cache may be empty, its rows may not.
+        if self.heads.len == 0 || self.head_dim() == 0 {
+            return Err(Error::Layout(format!(
+                "it has {} heads of {} dimensions",
+                self.heads.len,
+                self.head_dim()
+            )));
+        }
         let needed = self.required_len()?;
         if needed > len {
             return Err(Error::Layout(format!(

@@ -2,7 +2,7 @@
 
 use pie_rope::{
     Axis, CacheLayout, Cpu, Edit, ElementType, Error, KeyLayout, Layer, LayerRef, ModelRope, Plan,
-    Result, Rope, Rotations, Strides,
+    RawLayer, Result, Rope, Rotations, Strides,
 };
 
 const F32: ElementType = ElementType::F32;
@@ -347,6 +347,111 @@ fn values_that_would_stay_behind() {
     refused("`Layer::packed` says that it has", |buffer, _| {
         Cpu::new().splice(&rotations, packed, &mut [Layer::keys_only(buffer)])
     });
+}
+
+#[test]
+fn some_layers_with_values_and_some_without() {
+    refused(
+        "layer 1 has no values, those before it have values",
+        |keys, values| {
+            let mut other = [0f32; LEN];
+            let mut layers = [Layer::new(keys, values), Layer::keys_only(&mut other)];
+            Cpu::new().splice(&rotations(), layout(), &mut layers)
+        },
+    );
+    // To turn keys where they are, values are not needed.
+    let (mut keys, mut values, mut others) = (vec![1f32; LEN], vec![1f32; LEN], vec![1f32; LEN]);
+    let mut layers = [
+        Layer::new(&mut keys, &mut values),
+        Layer::keys_only(&mut others),
+    ];
+    Cpu::new()
+        .rotate(&rotations(), layout(), &mut layers)
+        .unwrap();
+    assert_eq!(keys, others);
+}
+
+#[test]
+fn rows_of_nothing() {
+    splice_refused(
+        "layer 0, keys: it has 0 heads of 8 dimensions",
+        &rotations(),
+        KeyLayout::bhsd(F32, [1, 0, ROWS, 8]),
+    );
+    splice_refused(
+        "layer 0, keys: it has 2 heads of 0 dimensions",
+        &rotations(),
+        KeyLayout::bhsd(F32, [1, 2, ROWS, 0]),
+    );
+}
+
+#[test]
+fn values_copied_over_keys() {
+    // Keys and values of one buffer: the keys go where the values are, which go elsewhere. Neither pair
+    // overlaps by itself.
+    let part = |start: usize| KeyLayout::bshd(F32, [1, 10, 1, 8]).with_offset(start);
+    let (from, to) = (
+        CacheLayout::new(part(0), part(80)),
+        CacheLayout::new(part(80), part(160)),
+    );
+    let plan = Plan::from_edits(8, &[Edit::insert(4, 2)]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+    refused("keys and values share a buffer", |buffer, _| {
+        Cpu::new().copy_within(&rotations, from, to, &mut [Layer::packed(buffer)])
+    });
+}
+
+#[test]
+fn keys_and_values_of_two_types() {
+    let values = KeyLayout::bhsd(ElementType::F16, [1, 2, ROWS, 8]);
+    splice_refused(
+        "slices of f32, but the layout is for f16",
+        &rotations(),
+        CacheLayout::new(layout(), values),
+    );
+    // By address nothing but the layout says what the elements are.
+    refused("keys are f32, values f16", |keys, more| {
+        let layer = RawLayer {
+            keys: keys.as_mut_ptr().cast(),
+            keys_len: keys.len(),
+            values: more.as_mut_ptr().cast(),
+            values_len: more.len(),
+        };
+        // SAFETY: two slices, lent for the call, of at least as many elements as said.
+        unsafe {
+            Cpu::new().splice_raw(&rotations(), &CacheLayout::new(layout(), values), &[layer])
+        }
+    });
+}
+
+#[test]
+fn part_of_a_packed_head() {
+    // Packs of 4 dimensions: 4..12 are two whole ones, 2..10 cut two.
+    let pages = KeyLayout::x_packed(F32, [5, 2, 4, 2, 4]);
+    let error = pages.narrow_dims(2..10).unwrap_err().to_string();
+    assert!(
+        error.contains("dimensions 2..10 cut a pack of 4"),
+        "{error}"
+    );
+    let narrow = pages.narrow_dims(4..12).unwrap();
+    assert_eq!(narrow.head_dim(), 8);
+
+    // The dimensions from 4 on turn as they would in the whole head, and no other is touched.
+    let plan = Plan::from_positions(&[5, 6, 7], &[9, 9, 9]).unwrap();
+    let rope = Rope::from_theta(10_000.0, 8).unwrap();
+    let before: Vec<f32> = (0..LEN).map(|i| i as f32 + 0.5).collect();
+    let (mut whole, mut part) = (before.clone(), before.clone());
+    for (keys, layout, rope) in [
+        (&mut whole, pages, rope.clone().with_offset(4)),
+        (&mut part, narrow, rope),
+    ] {
+        let rotations = Rotations::new(&plan, &rope).unwrap();
+        Cpu::new()
+            .rotate(&rotations, layout, &mut [Layer::keys_only(keys)])
+            .unwrap();
+    }
+    assert!(whole != before);
+    assert_eq!(whole, part);
 }
 
 #[test]

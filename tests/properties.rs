@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use pie_rope::{
-    Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan, Rope,
-    Rotations, oracle,
+    Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, Pairing, Plan, Rope, Rotations,
+    Scaling, oracle,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -238,14 +238,15 @@ fn splice_equals_copy_out_and_back() {
 #[test]
 fn eviction_equals_encoding_what_is_left() {
     let mut random = random();
-    let yarn = r#"{
-        "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1,
-        "max_position_embeddings": 131072, "rope_theta": 500000.0,
-        "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768 }
-    }"#;
-    let plain = ModelRope::uniform(Rope::from_theta(10_000.0, DIM).unwrap(), 1);
-    for model in [plain, ModelRope::from_config_json(yarn).unwrap()] {
-        let rope = model.layer(0).unwrap();
+    let yarn = Scaling::Yarn {
+        factor: 4.0,
+        original_max_position_embeddings: 32_768,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+    };
+    for (theta, scaling) in [(10_000.0, Scaling::Default), (500_000.0, yarn)] {
+        let rope = &Rope::from_scaling(theta, DIM, &scaling, 0).unwrap();
         let rows = 64;
         let raw: Vec<Vec<f64>> = (0..rows)
             .map(|_| (0..DIM).map(|_| random.random_range(-1.0..1.0)).collect())
@@ -262,7 +263,7 @@ fn eviction_equals_encoding_what_is_left() {
 
         let kept: Vec<usize> = (0..rows).filter(|_| random.random_bool(0.6)).collect();
         let plan = Plan::from_kept(rows, &kept).unwrap();
-        let rotations = Rotations::for_model(&plan, &model).unwrap();
+        let rotations = Rotations::new(&plan, rope).unwrap();
         let layout = KeyLayout::bhsd(ElementType::F32, [1, 1, rows, DIM]);
         let mut layers = [Layer::keys_only(&mut cache)];
         Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
@@ -289,6 +290,7 @@ fn eviction_equals_encoding_what_is_left() {
 }
 
 /// A yarn model's keys carry its magnitude factor already: turning must not apply it again.
+#[cfg(feature = "config")]
 #[test]
 fn magnitude_factors_never_change_a_norm() {
     let config = |scaling: &str| {
@@ -310,7 +312,7 @@ fn magnitude_factors_never_change_a_norm() {
     ];
     let mut random = random();
     for scaling in scalings {
-        let model = ModelRope::from_config_json(&config(&scaling)).unwrap();
+        let model = pie_rope::ModelRope::from_config_json(&config(&scaling)).unwrap();
         let rope = model.layer(0).unwrap();
         let before = keys::<f32>(4, &mut random);
         let mut after = before.clone();

@@ -14,7 +14,7 @@ use crate::rotations::TurnedSpan;
 use crate::{CacheLayout, Element, Error, KeyLayout, Result, Rotations};
 use arch::Kernels;
 use threads::Threads;
-use transfer::{End, Part, Transfer};
+use transfer::{End, Groups, Part, Transfer};
 
 /// Bytes that one thread works on before it asks for more: long enough for a stream of memory to get
 /// going, short enough that the last threads to finish finish together.
@@ -49,6 +49,11 @@ const PIECE: usize = 1 << 20;
 ///
 /// Only the window of the rope is read and written where rows stay, and rows that neither turn nor move
 /// are not touched at all.
+///
+/// # Cost
+///
+/// A call makes a few small allocations, in proportion to the layers and spans. Small calls run on the
+/// calling thread; large ones are spread over the backend's threads.
 ///
 /// # Exactness
 ///
@@ -286,12 +291,13 @@ impl Cpu {
             * spans.iter().map(|span| span.len).sum::<usize>();
         self.threads.run(lanes.len(), bytes, |lane| {
             let (transfer, part) = &lanes[lane];
+            let mut scratch = Groups::default();
             for span in &spans {
                 // SAFETY: `check` has passed; the caller answers for the memory. A lane is one layer's
                 // keys or values, some of its heads, and all of its rows, so no two lanes share an
                 // element, and inside a lane the spans come in an order in which none overwrites the
                 // source of a later one.
-                unsafe { transfers[*transfer].span(span, 0..span.len, part) };
+                unsafe { transfers[*transfer].span(span, 0..span.len, part, &mut scratch) };
             }
         });
         Ok(())
@@ -370,11 +376,19 @@ impl Cpu {
             return;
         };
         let layout = first.dst.layout;
-        let heads = heads_together(layout);
+        let spans: Vec<_> = spans.collect();
+        // Rows with an angle each: fetching it is worth more than a long stream of one head.
+        let row_by_row = |span: &TurnedSpan| span.turn.is_some_and(|turn| turn.step > 0);
+        let heads = if spans.iter().any(row_by_row) {
+            layout.heads()
+        } else {
+            heads_together(layout)
+        };
         // All transfers share the pieces: sized for the keys, fine for the values.
         let row_bytes = first.row_bytes(heads);
         let rows = (PIECE / row_bytes.max(1)).max(1);
         let pieces: Vec<(TurnedSpan, Range<usize>)> = spans
+            .into_iter()
             .flat_map(|span| {
                 let pieces = (0..span.len).step_by(rows);
                 pieces.map(move |start| (span, start..(start + rows).min(span.len)))
@@ -404,7 +418,7 @@ impl Cpu {
             let (span, rows) = &pieces[(task - start) % pieces.len()];
             let part = &parts[index][(task - start) / pieces.len()];
             // SAFETY: passed on. Tasks differ in the buffer, the heads or the rows.
-            unsafe { transfers[index].span(span, rows.clone(), part) };
+            unsafe { transfers[index].span(span, rows.clone(), part, &mut Groups::default()) };
         });
     }
 }

@@ -7,13 +7,15 @@
 //!   move by a second walk, a tile at a time, so that both find the tile in the nearest cache.
 //! - Cut-up head vectors (`x`-packed pages): a run of rows first moves, pack by pack, and is then turned
 //!   in place. Neighbouring rows of a pack are contiguous, so one kernel vector takes the same
-//!   dimensions of many rows, with a table row repeated that often.
+//!   dimensions of many rows, with the cosines and sines of all of them.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::arch::{self, Kernels, Walk};
-use crate::rotations::{Table, TurnedSpan};
-use crate::{KeyLayout, Pairing, Rope, oracle};
+use crate::layout::Axis;
+use crate::rotations::{Table, Turn, TurnedSpan};
+use crate::{KeyLayout, Pairing, oracle};
 
 /// Bytes of a tile that is passed over more than once.
 const TILE: usize = 16 << 10;
@@ -60,13 +62,32 @@ struct Run {
     src: usize,
     /// The first row's first element at the destination.
     dst: usize,
+    /// The first row, counted from the start of the span.
+    first: usize,
     rows: usize,
     /// To be walked from the last row to the first.
     backwards: bool,
 }
 
-/// One row of a table.
-type CosSin<'a> = (&'a [f32], &'a [f32]);
+/// By what the rows of a span turn.
+#[derive(Clone, Copy)]
+struct Angles<'a> {
+    table: &'a Table,
+    turn: Turn,
+}
+
+impl<'a> Angles<'a> {
+    /// Whether all rows turn by one row of the table.
+    fn alike(&self) -> bool {
+        self.turn.step == 0
+    }
+
+    /// The cosines and sines of row `row` of the span.
+    fn row(&self, row: usize) -> (&'a [f32], &'a [f32]) {
+        let step = self.turn.step as usize;
+        self.table.row(self.turn.first as usize + row * step)
+    }
+}
 
 impl Transfer<'_> {
     /// Bytes of one row of `heads` heads that this transfer reads.
@@ -78,59 +99,35 @@ impl Transfer<'_> {
         heads * dims * self.dst.layout.element().size()
     }
 
-    /// Brings rows `rows` of `span`, counted from its start, to their destination.
+    /// Brings rows `rows` of `span`, counted from its start, to their destination. `scratch` is what this
+    /// thread reuses from call to call.
     ///
     /// # Safety
     /// `check` has passed for these layouts, rows and buffers, so every address below is inside its
     /// buffer. Nothing else reads or writes the part's destination elements meanwhile, nor writes its
     /// source elements. The bases are valid for reads (`src`) and writes (`dst`) of the lengths that
     /// `check` was given.
-    pub(super) unsafe fn span(&self, span: &TurnedSpan, rows: Range<usize>, part: &Part) {
-        let backwards = self.moves && span.dst > span.src;
-        // SAFETY: passed on; the rows of the pieces below are those of `rows`.
-        unsafe {
-            match self.table.zip(span.turn) {
-                None if !self.moves => {}
-                None => self.rows(span, rows, part, backwards, None),
-                Some((table, turn)) if turn.step == 0 => {
-                    let row = Some(table.row(turn.first as usize));
-                    self.rows(span, rows, part, backwards, row);
-                }
-                Some((table, turn)) => {
-                    let one = |row: usize| {
-                        let cos_sin = table.row(turn.first as usize + row);
-                        self.rows(span, row..row + 1, part, backwards, Some(cos_sin));
-                    };
-                    if backwards {
-                        rows.rev().for_each(one);
-                    } else {
-                        rows.for_each(one);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Rows that all turn alike, in runs.
-    ///
-    /// # Safety
-    /// As [`span`](Self::span).
-    unsafe fn rows(
+    pub(super) unsafe fn span(
         &self,
         span: &TurnedSpan,
         Range { mut start, mut end }: Range<usize>,
         part: &Part,
-        backwards: bool,
-        cos_sin: Option<CosSin<'_>>,
+        scratch: &mut Groups,
     ) {
+        let angles = self
+            .table
+            .zip(span.turn)
+            .map(|(table, turn)| Angles { table, turn });
+        if angles.is_none() && !self.moves {
+            return;
+        }
         let (src, dst) = (self.src.layout, self.dst.layout);
-        let rope = self.table.map(Table::rope);
         let packed = src.packs.len > 1 || dst.packs.len > 1;
-        let groups = match (rope, cos_sin) {
-            (Some(rope), Some(row)) if packed => Groups::new(dst, rope, row),
-            _ => Groups::default(),
-        };
-        let tile = self.tile(packed, part.heads.len(), cos_sin);
+        let backwards = self.moves && span.dst > span.src;
+        let tile = self.tile(packed, part.heads.len(), angles);
+        if let Some(angles) = angles.filter(|_| packed) {
+            scratch.lay_out(dst, angles, end - start);
+        }
         while start < end {
             let left = (end - start).min(tile);
             let (first, rows) = if backwards {
@@ -147,6 +144,7 @@ impl Transfer<'_> {
             let run = Run {
                 src: src.row(part.batch, span.src + first),
                 dst: dst.row(part.batch, span.dst + first),
+                first,
                 rows,
                 backwards,
             };
@@ -156,38 +154,44 @@ impl Transfer<'_> {
                     if self.moves {
                         self.move_dims(run, &part.heads, 0..dst.head_dim());
                     }
-                    self.turn_groups(run, &part.heads, &groups);
+                    if let Some(angles) = angles {
+                        self.turn_groups(run, &part.heads, angles, scratch);
+                    }
                 } else {
-                    self.turn_and_move(run, &part.heads, rope.zip(cos_sin));
+                    self.turn_and_move(run, &part.heads, angles);
                 }
             }
         }
     }
 
     /// Rows that are passed over together; all of them where one pass does everything.
-    fn tile(&self, packed: bool, heads: usize, cos_sin: Option<CosSin<'_>>) -> usize {
-        let whole = |(cos, _): CosSin<'_>| 2 * cos.len() == self.dst.layout.head_dim();
+    fn tile(&self, packed: bool, heads: usize, angles: Option<Angles<'_>>) -> usize {
+        let Some(angles) = angles else {
+            return usize::MAX;
+        };
         let rows = (TILE / self.row_bytes(heads).max(1)).max(1);
-        match cos_sin {
-            Some(_) if packed => rows.max(STRETCH),
-            Some(row) if self.moves && !whole(row) => rows,
-            _ => usize::MAX,
+        let whole = angles.table.rope().rotary_dim() == self.dst.layout.head_dim();
+        if packed {
+            rows.max(STRETCH)
+        } else if !angles.alike() {
+            1
+        } else if self.moves && !whole {
+            rows
+        } else {
+            usize::MAX
         }
     }
 
     /// A run of contiguous head vectors: turns the window and moves what is around it.
     ///
     /// # Safety
-    /// As [`span`](Self::span); neither side is packed.
-    unsafe fn turn_and_move(
-        &self,
-        run: Run,
-        heads: &Range<usize>,
-        turn: Option<(&Rope, CosSin<'_>)>,
-    ) {
+    /// As [`span`](Self::span); neither side is packed; the rows turn alike, or there is one.
+    unsafe fn turn_and_move(&self, run: Run, heads: &Range<usize>, angles: Option<Angles<'_>>) {
         let layout = self.dst.layout;
         let mut window = 0..0;
-        if let Some((rope, (cos, sin))) = turn {
+        if let Some(angles) = angles {
+            let rope = angles.table.rope();
+            let (cos, sin) = angles.row(run.first);
             window = rope.window();
             let half_stride = rope.pairs() as isize;
             let turn = arch::Turn {
@@ -196,9 +200,15 @@ impl Transfer<'_> {
                 sin,
             };
             let kernel = self.kernels.turn(layout.element(), rope.pairing());
-            let first = if run.backwards { run.rows - 1 } else { 0 };
-            let (to, from) = self.at(run, first, heads.start, window.start);
-            let walk = self.walk(run.rows, 1, heads.len(), run.backwards);
+            let steps = [
+                Steps::new(heads.len(), self.src.layout.heads, layout.heads),
+                Steps::new(run.rows, self.src.layout.rows, layout.rows),
+            ];
+            let (walk, (to_first, from_first)) = walk(steps, run.backwards);
+            let (to, from) = self.at(run, 0, heads.start, window.start);
+            let size = layout.element().size();
+            let to = to.wrapping_add(to_first * size);
+            let from = from.wrapping_add(from_first * size);
             // SAFETY: a window lies inside its head vector, which is the caller's; head vectors do not
             // overlap each other (`KeyLayout::check`), and rows are walked in the order of the move.
             unsafe { kernel(to, from, &walk, &turn) };
@@ -221,33 +231,57 @@ impl Transfer<'_> {
         let mut dim = dims.start;
         while dim < dims.end {
             // As many as are contiguous on both sides.
-            let len = (dims.end - dim)
+            let mut len = (dims.end - dim)
                 .min(src.pack - dim % src.pack)
                 .min(dst.pack - dim % dst.pack);
-            // Where neighbouring rows touch, the run is one long row.
-            let touching = src.rows.stride == len && dst.rows.stride == len;
-            let (rows, elements) = if touching {
-                (1, run.rows * len)
+            let packs = if len == src.pack && len == dst.pack {
+                (dims.end - dim) / len
             } else {
-                (run.rows, len)
+                1
             };
-            let first = if run.backwards { rows - 1 } else { 0 };
-            let (to, from) = self.at(run, first, heads.start, dim);
-            let walk = self
-                .walk(rows, 1, heads.len(), run.backwards)
-                .scaled(size as isize);
-            // SAFETY: these dimensions of these rows are the caller's; a row is read before it is
-            // written, and rows are walked in the order of the move.
-            unsafe { (self.kernels.move_rows)(to, from, &walk, elements * size) };
-            dim += len;
+            let (to, from) = self.at(run, 0, heads.start, dim);
+            dim += len * packs;
+
+            let mut steps = [
+                Steps::new(packs, src.packs, dst.packs),
+                Steps::new(heads.len(), src.heads, dst.heads),
+                Steps::new(run.rows, src.rows, dst.rows),
+            ];
+            // What touches is one longer piece.
+            while let Some(touching) = steps.iter_mut().find(|s| s.len > 1 && s.over(len)) {
+                len *= touching.len;
+                touching.len = 1;
+            }
+            steps.sort_by_key(|s| (s.len > 1, Reverse(s.dst)));
+            let [outermost, outer, inner] = steps;
+            let (walk, (to_first, from_first)) = walk([outer, inner], run.backwards);
+            let walk = walk.scaled(size as isize);
+            for step in 0..outermost.len {
+                let step = if run.backwards {
+                    outermost.len - 1 - step
+                } else {
+                    step
+                };
+                let to = to.wrapping_add((to_first + step * outermost.dst) * size);
+                let from = from.wrapping_add((from_first + step * outermost.src) * size);
+                // SAFETY: these dimensions of these rows are the caller's; a piece is read before it is
+                // written, and rows are walked in the order of the move.
+                unsafe { (self.kernels.move_rows)(to, from, &walk, len * size) };
+            }
         }
     }
 
     /// Turns a run of cut-up head vectors where they lie, at the destination.
     ///
     /// # Safety
-    /// As [`span`](Self::span).
-    unsafe fn turn_groups(&self, run: Run, heads: &Range<usize>, groups: &Groups) {
+    /// As [`span`](Self::span); `groups` are laid out for the destination and the angles.
+    unsafe fn turn_groups(
+        &self,
+        run: Run,
+        heads: &Range<usize>,
+        angles: Angles<'_>,
+        groups: &mut Groups,
+    ) {
         let layout = self.dst.layout;
         let here = Transfer {
             src: self.dst,
@@ -257,26 +291,52 @@ impl Transfer<'_> {
             src: run.dst,
             ..run
         };
-        for group in &groups.list {
-            let kernel = self.kernels.turn(layout.element(), group.pairing);
-            let mut row = 0;
-            while row < run.rows {
-                // All whole stretches in one walk, then what is left.
-                let stretch = group.stretch.min(run.rows - row);
-                let stretches = (run.rows - row) / stretch;
-                let (cos, sin) = groups.row(group, stretch);
-                let turn = arch::Turn {
-                    half_stride: group.half_stride,
-                    cos,
-                    sin,
+        let mut row = 0;
+        while row < run.rows {
+            // All whole stretches that turn alike at once, then what is left.
+            let stretch = groups.stretch.min(run.rows - row);
+            let stretches = if angles.alike() {
+                (run.rows - row) / stretch
+            } else {
+                groups.fill(angles, run.first + row, stretch);
+                1
+            };
+            // A whole block is one group, if the layout lets it be.
+            let whole = groups.block.as_slice();
+            let list = if stretch == layout.rows.len && !whole.is_empty() {
+                whole
+            } else {
+                &groups.list
+            };
+            for group in list {
+                let kernel = self.kernels.turn(layout.element(), group.pairing);
+                // Rows that touch are one vector; those that do not are a vector each, and a call each
+                // where their angles differ.
+                let (calls, vectors, rows) = match (group.touching, angles.alike()) {
+                    (true, _) => (1, stretches, stretch),
+                    (false, true) => (1, stretches * stretch, 1),
+                    (false, false) => (stretch, 1, 1),
                 };
-                let (at, _) = here.at(run, row, heads.start, group.dim);
-                let walk = here.walk(stretches, stretch, heads.len(), false);
-                // SAFETY: in place; the group's dimensions of these rows are the caller's, and no two
-                // stretches share an element.
-                unsafe { kernel(at, at, &walk, &turn) };
-                row += stretch * stretches;
+                for call in 0..calls {
+                    let (cos, sin) = groups.table(group, call, rows);
+                    let turn = arch::Turn {
+                        half_stride: group.half_stride,
+                        cos,
+                        sin,
+                    };
+                    let (at, _) = here.at(run, row + call, heads.start, group.dim);
+                    let rows = Axis::new(vectors, layout.rows.stride * rows);
+                    let steps = [
+                        Steps::new(heads.len(), layout.heads, layout.heads),
+                        Steps::new(vectors, rows, rows),
+                    ];
+                    let (walk, _) = walk(steps, false);
+                    // SAFETY: in place; the group's dimensions of these rows are the caller's, and no
+                    // two vectors share an element.
+                    unsafe { kernel(at, at, &walk, &turn) };
+                }
             }
+            row += stretch * stretches;
         }
     }
 
@@ -293,68 +353,91 @@ impl Transfer<'_> {
             address(self.src, run.src).cast_const(),
         )
     }
+}
 
-    /// A walk over `heads` heads of `steps` steps, each `rows` rows long, finest stride inside.
-    fn walk(&self, steps: usize, rows: usize, heads: usize, backwards: bool) -> Walk {
-        let stride = |end: End<'_>| {
-            let stride = (end.layout.rows.stride * rows) as isize;
-            (
-                if backwards { -stride } else { stride },
-                end.layout.heads.stride as isize,
-            )
-        };
-        let (src_rows, src_heads) = stride(self.src);
-        let (dst_rows, dst_heads) = stride(self.dst);
-        if dst_heads < dst_rows.abs() {
-            Walk {
-                outer: steps,
-                inner: heads,
-                src_outer: src_rows,
-                src_inner: src_heads,
-                dst_outer: dst_rows,
-                dst_inner: dst_heads,
-            }
-        } else {
-            Walk {
-                outer: heads,
-                inner: steps,
-                src_outer: src_heads,
-                src_inner: src_rows,
-                dst_outer: dst_heads,
-                dst_inner: dst_rows,
-            }
+/// One loop of a walk: so many steps, so many elements apart at the source and the destination.
+#[derive(Clone, Copy)]
+struct Steps {
+    len: usize,
+    src: usize,
+    dst: usize,
+}
+
+impl Steps {
+    fn new(len: usize, src: Axis, dst: Axis) -> Steps {
+        Steps {
+            len,
+            src: src.stride,
+            dst: dst.stride,
         }
+    }
+
+    /// Whether a step goes over just `elements` elements on both sides.
+    fn over(&self, elements: usize) -> bool {
+        self.src == elements && self.dst == elements
     }
 }
 
+/// Two loops as a walk, the finer one inside, and where it begins: destination and source, in elements from
+/// the lowest address. Backwards it goes down in both: in memory order, whichever loop is the rows'.
+fn walk(mut steps: [Steps; 2], backwards: bool) -> (Walk, (usize, usize)) {
+    steps.sort_by_key(|s| (s.len > 1, Reverse(s.dst)));
+    let [outer, inner] = steps;
+    let last = |stride: fn(&Steps) -> usize| steps.iter().map(|s| (s.len - 1) * stride(s)).sum();
+    let first = if backwards {
+        (last(|s| s.dst), last(|s| s.src))
+    } else {
+        (0, 0)
+    };
+    let sign = if backwards { -1 } else { 1 };
+    let walk = Walk {
+        outer: outer.len,
+        inner: inner.len,
+        src_outer: sign * outer.src as isize,
+        src_inner: sign * inner.src as isize,
+        dst_outer: sign * outer.dst as isize,
+        dst_inner: sign * inner.dst as isize,
+    };
+    (walk, first)
+}
+
 /// The pairs of a window in a layout that cuts up its head vectors: groups whose first and whose second
-/// elements are each contiguous, with their table rows.
+/// elements are each contiguous, with their cosines and sines for a stretch of rows. Each thread has one,
+/// and lays it out anew for each span that it works on.
 #[derive(Default)]
-struct Groups {
+pub(super) struct Groups {
+    /// Rows that the tables are for.
+    stretch: usize,
     list: Vec<Group>,
+    /// All groups as one, for a whole block: its packs touch, so that the groups continue each other.
+    block: Option<Group>,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
+#[derive(Clone)]
 struct Group {
     /// How the kernel finds a pair's second element.
     pairing: Pairing,
     half_stride: isize,
     /// Dimension of the first pair's first element.
     dim: usize,
-    /// Rows that one kernel vector takes.
-    stretch: usize,
-    /// Pairs of one row.
-    pairs: usize,
-    /// Where the group's table begins: `stretch` times the cos and sin of its pairs.
+    /// Whether the same dimensions of neighbouring rows are contiguous: the group fills its packs.
+    touching: bool,
+    /// The pairs of one row.
+    pairs: Range<usize>,
+    /// Where the cosines of the first row begin; those of each further row follow.
     table: usize,
 }
 
 impl Groups {
-    fn new(layout: &KeyLayout<'_>, rope: &Rope, (cos, sin): CosSin<'_>) -> Groups {
+    /// For rows of `layout` that turn by `angles`, and `rows` of them at most.
+    fn lay_out(&mut self, layout: &KeyLayout<'_>, angles: Angles<'_>, rows: usize) {
+        let rope = angles.table.rope();
         let pack = layout.pack;
         let left_in_pack = |dim: usize| pack - dim % pack;
-        let mut groups = Groups::default();
+        self.stretch = STRETCH.min(layout.rows.len).min(rows);
+        self.list.clear();
         let mut pair = 0;
         while pair < rope.pairs() {
             let (a, b) = oracle::pair(rope, pair);
@@ -371,33 +454,54 @@ impl Groups {
                     (Pairing::Interleaved, pairs, 2 * pairs)
                 }
             };
-            // The same dimensions of neighbouring rows are contiguous if the group fills its packs.
-            let touching = elements == pack && layout.rows.stride == pack;
-            let stretch = if touching {
-                STRETCH.min(layout.rows.len)
-            } else {
-                1
-            };
-            groups.list.push(Group {
+            self.list.push(Group {
                 pairing,
                 half_stride: layout.dim(b) as isize - layout.dim(a) as isize,
                 dim: a,
-                stretch,
-                pairs,
-                table: groups.cos.len(),
+                touching: elements == pack && layout.rows.stride == pack,
+                pairs: pair..pair + pairs,
+                table: pair * self.stretch,
             });
-            for _ in 0..stretch {
-                groups.cos.extend_from_slice(&cos[pair..pair + pairs]);
-                groups.sin.extend_from_slice(&sin[pair..pair + pairs]);
-            }
             pair += pairs;
         }
-        groups
+        let alike = |group: &Group| {
+            let first = &self.list[0];
+            group.touching
+                && group.pairing == first.pairing
+                && group.half_stride == first.half_stride
+        };
+        let whole = self.stretch == layout.rows.len
+            && layout.packs.stride == layout.rows.len * pack
+            && self.list.iter().all(alike);
+        self.block = whole.then(|| Group {
+            pairs: 0..rope.pairs(),
+            ..self.list[0].clone()
+        });
+        if angles.alike() {
+            self.fill(angles, 0, self.stretch);
+        }
     }
 
-    /// The table row of a group for a vector of `stretch` rows.
-    fn row(&self, group: &Group, stretch: usize) -> CosSin<'_> {
-        let range = group.table..group.table + group.pairs * stretch;
+    /// The cosines and sines of rows `first .. first + rows` of the span; `rows` is a stretch at most.
+    fn fill(&mut self, angles: Angles<'_>, first: usize, rows: usize) {
+        let len = self.stretch * angles.table.rope().pairs();
+        self.cos.resize(len, 0.0);
+        self.sin.resize(len, 0.0);
+        for row in 0..rows {
+            let (cos, sin) = angles.row(first + row);
+            for group in &self.list {
+                let to = group.table + row * group.pairs.len();
+                let to = to..to + group.pairs.len();
+                self.cos[to.clone()].copy_from_slice(&cos[group.pairs.clone()]);
+                self.sin[to].copy_from_slice(&sin[group.pairs.clone()]);
+            }
+        }
+    }
+
+    /// The cosines and sines of a group for `rows` rows from row `first` of the stretch on.
+    fn table(&self, group: &Group, first: usize, rows: usize) -> (&[f32], &[f32]) {
+        let pairs = group.pairs.len();
+        let range = group.table + first * pairs..group.table + (first + rows) * pairs;
         (&self.cos[range.clone()], &self.sin[range])
     }
 }

@@ -385,6 +385,21 @@ mod tests {
     }
 
     #[test]
+    fn yarn_s_ramp_ends_at_the_width_at_the_latest() {
+        let yarn = Scaling::Yarn {
+            factor: 40.0,
+            original_max_position_embeddings: 1_000_000_000,
+            beta_fast: 1e6,
+            beta_slow: 1.0,
+            truncate: true,
+        };
+        let (plain, yarn) = (scaled(&Scaling::Default, 0), scaled(&yarn, 0));
+        // One turn is made by pair 66, of 32: the ramp from 17 on is cut to end at 64 − 1.
+        let slowed = (31.0 - 17.0) / (63.0 - 17.0);
+        assert!(close(yarn[31] / plain[31], slowed / 40.0 + 1.0 - slowed));
+    }
+
+    #[test]
     fn longrope_switches_beyond_the_original_length() {
         let long = Scaling::LongRope {
             short_factor: vec![1.0; 32],

@@ -25,9 +25,9 @@
 //!   evidence of special values in a [`Step::Watch`], looks at it once, and only then recomputes.
 //! - A walk that goes down through memory goes down inside each vector too: the prefetchers lose a
 //!   stream that climbs within a vector and falls from one to the next.
-//! - No prefetch. What a vector costs is memory, but the loads of a walk are a plain stream that
-//!   hardware follows by itself, and asking for its lines by instruction was slower at every
-//!   distance (see `benches/cpu_ceiling.rs`).
+//! - No prefetch, but for windows too long for registers. What a vector costs is memory, but the loads of
+//!   a walk are a plain stream that hardware follows by itself, and asking for its lines by instruction
+//!   was slower at every distance (see `benches/cpu_ceiling.rs`).
 
 use super::{Turn, Walk};
 use std::marker::PhantomData;
@@ -226,6 +226,19 @@ impl<L: Lanes> Step for Together<L> {
             (turned_x, turned_y)
         }
     }
+}
+
+/// Asks for a line of memory. Any address will do.
+#[inline(always)]
+fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; SSE is part of x86-64, and a prefetch of any address does not fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Marks the branch it is called on as the unlikely one.
@@ -459,28 +472,74 @@ pub(super) unsafe fn turn_long<S: Step>(
 ) {
     let window = Window::new::<S>(turn);
     let steps = turn.cos.len().div_ceil(S::PAIRS);
-    // SAFETY: each place is that of a step inside a window, for which the caller vouches.
+    let before = steps % S::GROUP;
+    let ahead = walk.src_inner * S::SIZE as isize;
+    // SAFETY: the groups are those of `turn_steps`, and cover all steps of a window, for which the caller
+    // vouches.
     unsafe {
         for (dst, src) in Vectors::new(dst, src, walk, S::SIZE) {
-            let end = src.add(window.last);
-            let end = S::load(end, end.offset(window.half));
-            for i in 0..steps {
-                let a = src.add(window.place(i, steps));
-                let data = if i + 1 < steps {
-                    S::load(a, a.offset(window.half))
-                } else {
-                    end
-                };
-                let table = table::<S>(turn, i, steps);
-                let mut watch = S::watch();
-                let mut turned = S::turn(data, &table, &mut watch);
-                if !S::calm(watch) {
-                    cold();
-                    turned = S::mend(data, &table, turned);
-                }
-                let a = dst.add(window.place(i, steps));
-                S::store(turned, a, a.offset(window.half));
+            match before {
+                0 => {}
+                1 => long_group::<S, 1>(dst, src, &window, 0, steps, ahead, turn),
+                2 => long_group::<S, 2>(dst, src, &window, 0, steps, ahead, turn),
+                _ => long_group::<S, 3>(dst, src, &window, 0, steps, ahead, turn),
             }
+            for first in (before..steps).step_by(S::GROUP) {
+                match S::GROUP {
+                    2 => long_group::<S, 2>(dst, src, &window, first, steps, ahead, turn),
+                    _ => long_group::<S, 4>(dst, src, &window, first, steps, ahead, turn),
+                }
+            }
+        }
+    }
+}
+
+/// [`group`] with the table in memory: steps `first .. first + G` of `steps`. Asks for the same place of the
+/// vector `ahead` bytes on: long windows are whole pages, whose halves are two streams that both jump from
+/// vector to vector, and hardware follows those less well than one.
+///
+/// # Safety
+///
+/// As [`group`].
+#[inline(always)]
+unsafe fn long_group<S: Step, const G: usize>(
+    dst: *mut u8,
+    src: *const u8,
+    window: &Window,
+    first: usize,
+    steps: usize,
+    ahead: isize,
+    turn: &Turn<'_>,
+) {
+    // SAFETY: each place is that of a step inside the window.
+    unsafe {
+        let mut watch = S::watch();
+        let a = src.add(window.place(first, steps));
+        let mut data = [S::load(a, a.offset(window.half)); G];
+        for (i, slot) in data.iter_mut().enumerate().skip(1) {
+            let a = src.add(window.place(first + i, steps));
+            *slot = S::load(a, a.offset(window.half));
+        }
+        let mut turned = [S::turn(data[0], &table::<S>(turn, first, steps), &mut watch); G];
+        for (i, slot) in turned.iter_mut().enumerate().skip(1) {
+            *slot = S::turn(data[i], &table::<S>(turn, first + i, steps), &mut watch);
+        }
+        for i in 0..G {
+            let a = src
+                .wrapping_add(window.place(first + i, steps))
+                .wrapping_offset(ahead);
+            prefetch(a);
+            prefetch(a.wrapping_offset(window.half));
+        }
+        if !S::calm(watch) {
+            cold();
+            for (i, slot) in turned.iter_mut().enumerate() {
+                *slot = S::mend(data[i], &table::<S>(turn, first + i, steps), *slot);
+            }
+        }
+        for (i, turned) in turned.into_iter().enumerate() {
+            let a = dst.add(window.place(first + i, steps));
+            S::store(turned, a, a.offset(window.half));
         }
     }
 }
