@@ -98,6 +98,7 @@ mod tests {
 
     use super::*;
     use crate::webgpu::pipelines::{Access, Kernel, source};
+    use crate::webgpu::schedule::TILE;
 
     /// Name, offset of each field, and size of a struct of this file.
     macro_rules! layout {
@@ -143,6 +144,22 @@ mod tests {
                     assert_eq!(span, size, "{name}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn constants_are_the_same() {
+        let module =
+            naga::front::wgsl::parse_str(&source(Kernel::Rotate, Access::Wide)).expect("WGSL");
+        for (name, ours) in [("TILE", TILE), ("NONE", NONE)] {
+            let (_, theirs) = module
+                .constants
+                .iter()
+                .find(|(_, constant)| constant.name.as_deref() == Some(name))
+                .unwrap_or_else(|| panic!("WGSL has no constant {name}"));
+            let theirs = &module.global_expressions[theirs.init];
+            let ours = naga::Expression::Literal(naga::Literal::U32(ours));
+            assert_eq!(format!("{theirs:?}"), format!("{ours:?}"), "{name}");
         }
     }
 

@@ -597,3 +597,67 @@ fn ready<F: Future>(future: F) -> F::Output {
         std::thread::yield_now();
     }
 }
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+    use crate::{Edit, ElementType, KeyLayout, Plan, Rope};
+
+    /// What a backend holds: how many pipelines, and which parameter buffers wait for a call.
+    fn holds(gpu: &Wgpu) -> (usize, Vec<wgpu::Buffer>) {
+        let waiting = gpu.pool.lock().expect("no panic while held").clone();
+        (gpu.pipelines.count(), waiting)
+    }
+
+    #[test]
+    fn a_steady_state_makes_no_pipeline_and_no_parameter_buffer() {
+        let gpu = Wgpu::open().expect("an adapter");
+        let [keys, values] = [(); 2].map(|()| {
+            gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: 2 * 64 * 32 * 2,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        });
+        let layout = KeyLayout::bhsd(ElementType::F16, [1, 2, 64, 32]);
+        let rope = Rope::from_theta(10_000.0, 32).expect("an even dimension");
+        let call = |at, len| {
+            let plan = Plan::from_edits(40, &[Edit::insert(at, len)]).expect("a sound edit");
+            let rotations = Rotations::new(&plan, &rope).expect("a small table");
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            let layers = [WgpuLayer::new(&keys, &values)];
+            gpu.rotate(&mut encoder, &rotations, layout, &layers)
+                .expect("a sound call");
+            gpu.splice(&mut encoder, &rotations, layout, &layers)
+                .expect("a sound call");
+            gpu.submit(encoder).expect("a sound submission");
+            holds(&gpu)
+        };
+        let (pipelines, mut buffers) = call(3, 5);
+        buffers.sort();
+        assert_eq!((pipelines, buffers.len()), (2, 2));
+        for (at, len) in [(0, 1), (20, 9), (39, 20)] {
+            let (now, mut same) = call(at, len);
+            same.sort();
+            assert_eq!((now, same), (pipelines, buffers.clone()));
+        }
+    }
+
+    #[test]
+    fn what_wgpu_says_becomes_an_error_of_its_own() {
+        let source = || "because".into();
+        let memory = error_of(wgpu::Error::OutOfMemory { source: source() });
+        assert!(matches!(memory, Error::OutOfMemory(_)), "{memory:?}");
+        let validation = |description: &str| {
+            error_of(wgpu::Error::Validation {
+                source: source(),
+                description: description.into(),
+            })
+        };
+        let other = validation("Buffer with 'engine' label has been destroyed");
+        assert!(matches!(other, Error::Device(_)), "{other:?}");
+        let lost = validation("Buffer with 'pie-rope parameters' label is invalid");
+        assert!(matches!(lost, Error::DeviceLost(_)), "{lost:?}");
+    }
+}

@@ -151,6 +151,11 @@ impl Pipelines {
         made.entry(key).or_insert_with(make).clone()
     }
 
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.made.lock().expect("no panic while held").len()
+    }
+
     /// Forgets pipelines that may not have come into being.
     pub(super) fn forget(&self, keys: impl Iterator<Item = Key>) {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);

@@ -17,7 +17,7 @@ use super::windows::{Place, Region, bound, length};
 use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
 
 /// Rows of a workgroup of `kernels/rotate.wgsl`: its `TILE`.
-const TILE: u32 = 64;
+pub(super) const TILE: u32 = 64;
 
 /// One layer's keys or values on their way.
 #[derive(Clone, Copy)]
