@@ -26,7 +26,7 @@ pub fn candidates() -> Vec<Candidate> {
             .map(|wgpu| Box::new(Gpu::new(wgpu, windows)) as Box<dyn Backend>)
             .map_err(|error| error.to_string()),
     };
-    vec![candidate("wgpu", 1), candidate("wgpu-windows", 3)]
+    vec![candidate("wgpu", 1), candidate("wgpu-windows", 2)]
 }
 
 /// The smallest window there is, in bytes.
