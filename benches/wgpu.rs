@@ -34,8 +34,8 @@ fn main() {
         Err(error) => return println!("nothing to measure: {error}"),
     };
     let software = gpu.adapter().device_type == wgpu::DeviceType::Cpu;
-    let rounds = argument("rounds").unwrap_or(if software { 5 } else { 50 });
-    let mib = argument("mib").unwrap_or(if software { 64 } else { 1024 });
+    let rounds = argument("rounds").unwrap_or(if software { 3 } else { 50 });
+    let mib = argument("mib").unwrap_or(if software { 16 } else { 1024 });
     let clock = Clock::new(&gpu);
     println!("adapter: {gpu}");
     println!(
@@ -82,7 +82,7 @@ fn measure(
         let (verb_time, copy_time) = (median(0, &mut times), median(1, &mut times));
         let rate = |time: f64| moved as f64 / time / 1e9;
         println!(
-            "| {element} | {name} | {verb} | {:.2} | {:.2} | {:.2} |",
+            "| {element} | {name} | {verb} | {:.2} | {:.2} | {:.3} |",
             rate(verb_time),
             rate(copy_time),
             copy_time / verb_time

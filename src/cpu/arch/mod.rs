@@ -18,6 +18,8 @@
 //! [`Kernels::best`] picks the widest set of instructions that the running CPU has. `portable` is
 //! the definition the others are tested against, and what runs where nothing better exists.
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod aarch64;
 mod generic;
 mod portable;
 #[cfg(test)]
@@ -139,6 +141,8 @@ pub(crate) const NAMES: &[&str] = &[
     "avx512",
     #[cfg(target_arch = "x86_64")]
     "avx2",
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    "neon",
     "portable",
 ];
 
@@ -169,7 +173,12 @@ impl Kernels {
     pub fn available() -> impl Iterator<Item = &'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         let vector = x86::available();
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        let vector = std::iter::once(&aarch64::KERNELS);
+        #[cfg(not(any(
+            target_arch = "x86_64",
+            all(target_arch = "aarch64", target_endian = "little")
+        )))]
         let vector = std::iter::empty();
         vector.chain(std::iter::once(&portable::KERNELS))
     }

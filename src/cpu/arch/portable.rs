@@ -18,10 +18,12 @@ pub(super) static KERNELS: Kernels = Kernels {
     move_rows: generic::move_rows,
 };
 
+/// Turns pair after pair.
+///
 /// # Safety
 ///
 /// As [`super::TurnFn`].
-unsafe fn turn<E: Scalar, const INTERLEAVED: bool>(
+pub(super) unsafe fn turn<E: Scalar, const INTERLEAVED: bool>(
     dst: *mut u8,
     src: *const u8,
     walk: &Walk,

@@ -1,8 +1,9 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
+use super::lanes::{Apart, Lanes, Together};
 use super::turns;
 use crate::cpu::arch::Kernels;
-use crate::cpu::arch::generic::{self, Apart, Lanes, Together};
+use crate::cpu::arch::generic;
 use crate::cpu::arch::portable::Pair;
 use half::{bf16, f16};
 use std::arch::x86_64::*;

@@ -1,8 +1,9 @@
 //! AVX-512: sixteen lanes; with AVX512_BF16, thirty-two bf16 pairs a step.
 
 use super::avx2::Eight;
+use super::lanes::{Apart, Lanes, Together};
 use super::turns;
-use crate::cpu::arch::generic::{self, Apart, Lanes, Step, Together};
+use crate::cpu::arch::generic::{self, Step};
 use crate::cpu::arch::portable::Pair;
 use crate::cpu::arch::{Kernels, Turn, TurnFn, Walk};
 use half::{bf16, f16};
