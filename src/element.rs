@@ -15,6 +15,7 @@ pub enum ElementType {
 
 impl ElementType {
     /// Size of one element in bytes.
+    #[inline]
     pub const fn size(self) -> usize {
         match self {
             ElementType::F32 => 4,

@@ -45,4 +45,24 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+
+    /// No graphics adapter to run on; says what there is instead.
+    #[error("no adapter: {0}")]
+    NoAdapter(String),
+
+    /// A limit of the device, or of the kernels, that a call would go past.
+    #[error("limit: {0}")]
+    Limit(String),
+
+    /// The device has no memory left.
+    #[error("out of device memory: {0}")]
+    OutOfMemory(String),
+
+    /// The device is gone: its driver was reset, or it was unplugged.
+    #[error("device lost: {0}")]
+    DeviceLost(String),
+
+    /// The device, or the API that it is reached by, refused something.
+    #[error("device: {0}")]
+    Device(String),
 }

@@ -60,6 +60,7 @@
 //! - `config` (default): [`ModelRope::from_config_json`]; brings `serde_json`.
 //! - `diff` (default): [`Plan::from_tokens`]; brings `imara-diff`.
 //! - `rayon` (default): the CPU backend on all cores; brings `rayon`.
+//! - `wgpu`: `Wgpu`, the same verbs on a GPU; brings `wgpu`, and exports it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -72,6 +73,8 @@ pub mod oracle;
 mod plan;
 mod rope;
 mod rotations;
+#[cfg(feature = "wgpu")]
+mod webgpu;
 
 /// The README's snippets are compiled and run with the documentation's.
 #[cfg(all(doctest, feature = "config", feature = "diff"))]
@@ -85,3 +88,9 @@ pub use layout::{Axis, CacheLayout, KeyLayout, Strides};
 pub use plan::{Edit, NewSpan, Plan, Span};
 pub use rope::{ModelRope, Pairing, Rope, Scaling};
 pub use rotations::{Rotations, Table, Turn, TurnedSpan};
+#[cfg(feature = "wgpu")]
+pub use webgpu::{Wgpu, WgpuLayer, WgpuSlice};
+
+/// The wgpu that this crate was built with.
+#[cfg(feature = "wgpu")]
+pub use ::wgpu;

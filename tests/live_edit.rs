@@ -3,6 +3,9 @@
 //! turned lead far from it.
 
 #[allow(dead_code)]
+#[path = "../examples/live_edit/backend.rs"]
+mod backend;
+#[allow(dead_code)]
 #[path = "../examples/live_edit/cache.rs"]
 mod cache;
 #[allow(dead_code)]
@@ -30,6 +33,7 @@ use indicatif::ProgressBar;
 use pie_rope::{Cpu, Plan};
 use serde_json::{Value, json};
 
+use crate::backend::Backend;
 use crate::cache::{Cache, Part};
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Engine, Way, log_softmax};
@@ -46,7 +50,14 @@ fn tiny() -> Checkpoint {
 
 fn engine(checkpoint: &Checkpoint) -> Engine {
     let decoder = Decoder::load(checkpoint, CAPACITY).unwrap();
-    Engine::new(decoder, checkpoint.text().unwrap(), Cpu::new(), 1, 24).unwrap()
+    Engine::new(
+        decoder,
+        checkpoint.text().unwrap(),
+        Backend::Cpu(Cpu::new()),
+        1,
+        24,
+    )
+    .unwrap()
 }
 
 /// A document's tokens.
@@ -305,6 +316,47 @@ fn caches_of_every_type_are_spliced() {
     }
 }
 
+/// On a graphics adapter, rows move and turn as on the processor.
+#[cfg(feature = "wgpu")]
+#[test]
+fn an_adapter_splices_as_the_processor_does() {
+    use crate::backend::Adapter;
+
+    let checkpoint = tiny();
+    let engine = engine(&checkpoint);
+    let document = &shipped().unwrap()[0];
+    let old = tokens(&checkpoint, document);
+    let new = edited(&checkpoint, document.edits.last().unwrap());
+    let plan = Plan::from_tokens(&old, &new).unwrap();
+    let rotations = pie_rope::Rotations::for_model(&plan, engine.decoder().rope()).unwrap();
+    // One rounding of keys that are no larger than about 30, and a subnormal's.
+    for (dtype, close) in [(DType::F32, 1e-5), (DType::F16, 2e-2), (DType::BF16, 0.15)] {
+        let mut cache = engine.decoder().cache(CAPACITY, dtype).unwrap();
+        engine
+            .encode(&mut cache, &old, &ProgressBar::hidden())
+            .unwrap();
+        let mut on_cpu = engine.decoder().cache(CAPACITY, dtype).unwrap();
+        on_cpu.copy_from(&cache).unwrap();
+        let cpu = Backend::Cpu(Cpu::new());
+        on_cpu.splice(&cpu, &plan, &rotations).unwrap();
+        let adapter = Backend::Wgpu(Adapter::open().unwrap());
+        cache.splice(&adapter, &plan, &rotations).unwrap();
+        for layer in 0..engine.decoder().config().layers {
+            let differ = |part| {
+                let flat = |cache: &Cache| -> Vec<f32> {
+                    let rows = cache.rows(layer, part, plan.new_rows()).unwrap();
+                    let rows = rows.to_dtype(DType::F32).unwrap();
+                    rows.flatten_all().unwrap().to_vec1().unwrap()
+                };
+                largest_difference(&flat(&cache), &flat(&on_cpu))
+            };
+            assert_eq!(differ(Part::Values), 0.0, "layer {layer}");
+            let keys = differ(Part::Keys);
+            assert!(keys <= close, "layer {layer}, {dtype:?}: {keys}");
+        }
+    }
+}
+
 /// A weight of the small models below: a hash of its tensor's name and its index, in -0.5..0.5.
 fn weight(name: &str, index: usize) -> f32 {
     let mut x = name.bytes().fold(2_166_136_261u32, |hash, byte| {
@@ -489,7 +541,9 @@ fn every_family_turns_to_what_it_encodes() {
         let plan = Plan::from_edits(12, &[Edit::insert(4, 1000)]).unwrap();
         let rotations = Rotations::for_model(&plan, decoder.rope()).unwrap();
         let stale = cache.rows(0, Part::Keys, 12).unwrap().copy().unwrap();
-        cache.splice(&Cpu::new(), &plan, &rotations).unwrap();
+        cache
+            .splice(&Backend::Cpu(Cpu::new()), &plan, &rotations)
+            .unwrap();
         let flat = |keys: Tensor| -> Vec<f32> { keys.flatten_all().unwrap().to_vec1().unwrap() };
         let turned = cache.rows(0, Part::Keys, 1012).unwrap();
         let turned = flat(turned.narrow(1, 1004, 8).unwrap());

@@ -50,6 +50,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) layers: Option<u32>,
 
+    /// Where keys turn. The model runs on the processor in any case, so with `wgpu` the cache goes
+    /// to the graphics adapter and comes back, and that counts as turning. `WGPU_ADAPTER_NAME`
+    /// chooses the adapter.
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    pub(crate) backend: BackendName,
+
     /// Threads for the model and for turning [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
@@ -71,6 +77,14 @@ impl Args {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
+}
+
+/// Backends of the crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    Cpu,
+    /// Any graphics adapter that wgpu finds; needs `--features wgpu`.
+    Wgpu,
 }
 
 /// Element types that the cache may have.

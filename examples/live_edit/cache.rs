@@ -3,11 +3,13 @@
 //! The cache is one candle tensor, `[layer, 2, kv head, row, head_dim]` with keys at index 0 and
 //! values at index 1. The model reads views of it. An edit works in the same memory: candle lends
 //! the tensor's storage to an in-place operation, which lends its halves to the crate, all layers
-//! in one call. Nothing is copied out or back.
+//! in one call. On the CPU, nothing is copied out or back.
 
 use anyhow::{Result, ensure};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Tensor};
-use pie_rope::{Cpu, Element, KeyLayout, Layer, Plan, Rotations};
+use pie_rope::{Plan, Rotations};
+
+use crate::backend::Backend;
 
 /// Index of the keys and of the values in the cache's second dimension.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +135,12 @@ impl Cache {
 
     /// The rows that survive an edit move to their new places, and their keys turn as `rotations`,
     /// made from `plan`, says. Rows that `plan` opens are left for the model to encode.
-    pub(crate) fn splice(&mut self, cpu: &Cpu, plan: &Plan, rotations: &Rotations) -> Result<()> {
+    pub(crate) fn splice(
+        &mut self,
+        backend: &Backend,
+        plan: &Plan,
+        rotations: &Rotations,
+    ) -> Result<()> {
         ensure!(
             plan.old_rows() == self.positions.len(),
             "a plan for {} rows, but {} are in use",
@@ -141,7 +148,7 @@ impl Cache {
             self.positions.len()
         );
         self.data.inplace_op1(&Splice {
-            cpu,
+            backend,
             rotations,
             shape: self.shape,
         })?;
@@ -163,30 +170,9 @@ impl Cache {
 
 /// The crate's splice, on the memory of the cache tensor.
 struct Splice<'a> {
-    cpu: &'a Cpu,
+    backend: &'a Backend,
     rotations: &'a Rotations,
     shape: Shape,
-}
-
-impl Splice<'_> {
-    fn run<T: Element>(&self, data: &mut [T]) -> pie_rope::Result<()> {
-        let Shape {
-            kv_heads,
-            capacity,
-            head_dim,
-            ..
-        } = self.shape;
-        // Keys and values lie alike in their halves of a layer, so one layout describes both.
-        let layout = KeyLayout::bhsd(T::TYPE, [1, kv_heads, capacity, head_dim]);
-        let mut layers: Vec<Layer<'_, T>> = data
-            .chunks_exact_mut(2 * kv_heads * capacity * head_dim)
-            .map(|layer| {
-                let (keys, values) = layer.split_at_mut(layer.len() / 2);
-                Layer::new(keys, values)
-            })
-            .collect();
-        self.cpu.splice(self.rotations, layout, &mut layers)
-    }
 }
 
 impl InplaceOp1 for Splice<'_> {
@@ -199,10 +185,15 @@ impl InplaceOp1 for Splice<'_> {
         storage: &mut CpuStorage,
         _whole: &candle_core::Layout,
     ) -> candle_core::Result<()> {
+        let Splice {
+            backend,
+            rotations,
+            shape,
+        } = *self;
         match storage {
-            CpuStorage::F32(data) => self.run(data),
-            CpuStorage::F16(data) => self.run(data),
-            CpuStorage::BF16(data) => self.run(data),
+            CpuStorage::F32(data) => backend.splice(rotations, shape, data),
+            CpuStorage::F16(data) => backend.splice(rotations, shape, data),
+            CpuStorage::BF16(data) => backend.splice(rotations, shape, data),
             _ => candle_core::bail!("a cache holds f32, f16 or bf16"),
         }
         .map_err(candle_core::Error::wrap)

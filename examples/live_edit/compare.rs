@@ -19,8 +19,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use pie_rope::{Cpu, ModelRope, Plan, Rope, Rotations};
+use pie_rope::{ModelRope, Plan, Rope, Rotations};
 
+use crate::backend::Backend;
 use crate::cache::Cache;
 use crate::model::Decoder;
 use crate::text::Text;
@@ -46,11 +47,11 @@ impl Way {
     }
 }
 
-/// A model, its tokenizer and the crate's CPU backend.
+/// A model, its tokenizer and a backend of the crate.
 pub(crate) struct Engine {
     decoder: Decoder,
     text: Text,
-    cpu: Cpu,
+    backend: Backend,
     /// A rotary encoding that turns nothing. Keys that are moved with it stay turned to where they
     /// were.
     still: ModelRope,
@@ -120,7 +121,7 @@ impl Engine {
     pub(crate) fn new(
         decoder: Decoder,
         text: Text,
-        cpu: Cpu,
+        backend: Backend,
         repeat: usize,
         line: usize,
     ) -> Result<Engine> {
@@ -130,7 +131,7 @@ impl Engine {
         Ok(Engine {
             decoder,
             text,
-            cpu,
+            backend,
             still,
             repeat,
             line,
@@ -222,7 +223,8 @@ impl Engine {
                     Way::Pie => self.decoder.rope(),
                     _ => &self.still,
                 };
-                work.splice(&self.cpu, &plan, &Rotations::for_model(&plan, rope)?)?;
+                let rotations = Rotations::for_model(&plan, rope)?;
+                work.splice(&self.backend, &plan, &rotations)?;
                 rows_to_encode(&plan)
             }
         };

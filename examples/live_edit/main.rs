@@ -6,6 +6,7 @@
 //! to be replayed, `report` prints.
 
 mod args;
+mod backend;
 mod cache;
 mod checkpoint;
 mod compare;
@@ -22,7 +23,8 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use pie_rope::Cpu;
 
-use crate::args::Args;
+use crate::args::{Args, BackendName};
+use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Comparison, Engine};
 use crate::edits::{Document, Kind};
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    let backend = backend(args)?;
     let documents = match (&args.old, &args.new, &args.file) {
         (Some(old), Some(new), _) => vec![edits::difference(old, new)?],
         (_, _, Some(file)) => vec![edits::diffed(file, &args.diff)?],
@@ -82,15 +85,31 @@ fn run(args: &Args) -> Result<()> {
         args.dtype,
         args.threads()
     );
-    let cpu = Cpu::with_threads(args.threads())?;
+    #[cfg(feature = "wgpu")]
+    if let Backend::Wgpu(adapter) = &backend {
+        println!("keys turn on {}\n", adapter.name());
+    }
     let (repeat, line) = (args.repeat as usize, args.line as usize);
-    let engine = Engine::new(decoder, text, cpu, repeat, line)?;
+    let engine = Engine::new(decoder, text, backend, repeat, line)?;
     let results = replay(&engine, args, &documents, capacity)?;
     if results.len() > 1 {
         println!("{}", report::summary(&results));
     }
     print!("{}", report::LEGEND);
     Ok(())
+}
+
+/// The backend that is asked for.
+fn backend(args: &Args) -> Result<Backend> {
+    match args.backend {
+        BackendName::Cpu => Ok(Backend::Cpu(Cpu::with_threads(args.threads())?)),
+        #[cfg(feature = "wgpu")]
+        BackendName::Wgpu => Ok(Backend::Wgpu(backend::Adapter::open()?)),
+        #[cfg(not(feature = "wgpu"))]
+        BackendName::Wgpu => anyhow::bail!(
+            "this build has no wgpu backend: cargo run --release --features wgpu --example live_edit"
+        ),
+    }
 }
 
 /// Replays all edits and prints each as it is done.

@@ -5,6 +5,8 @@ use pie_rope::{CacheLayout, Cpu, Element, ElementType, Layer, LayerRef, Result, 
 
 use crate::buffer::Buffer;
 use crate::case::Verb;
+#[cfg(feature = "wgpu")]
+use crate::gpu;
 
 /// A call of one verb, as every backend gets it.
 pub struct Call<'a> {
@@ -30,6 +32,12 @@ pub trait Backend: Send + Sync {
     /// Does the call on buffers in host memory: works on a copy of them wherever it has to, and brings
     /// everything back, guards included.
     fn run(&self, call: &Call<'_>, src: &mut [Layers], dst: &mut [Layers]) -> Result<()>;
+
+    /// What the backend's f32 arithmetic may lose, in units of f32 at the magnitude of the pair: half a unit
+    /// for each rounding. One product and one fused multiply-add, unless the backend cannot promise that.
+    fn f32_loss(&self) -> f64 {
+        1.0
+    }
 }
 
 /// A backend by name, or the reason why it is not here.
@@ -40,7 +48,8 @@ pub struct Candidate {
 
 /// Every backend that this build knows, present or not.
 pub fn candidates() -> Vec<Candidate> {
-    Cpu::INSTRUCTION_SETS
+    #[allow(unused_mut, reason = "unless a feature adds to them")]
+    let mut all: Vec<_> = Cpu::INSTRUCTION_SETS
         .iter()
         .map(|&set| Candidate {
             name: format!("cpu-{set}"),
@@ -48,7 +57,10 @@ pub fn candidates() -> Vec<Candidate> {
                 .map(|cpu| Box::new(cpu) as Box<dyn Backend>)
                 .map_err(|error| error.to_string()),
         })
-        .collect()
+        .collect();
+    #[cfg(feature = "wgpu")]
+    all.extend(gpu::candidates());
+    all
 }
 
 impl Backend for Cpu {

@@ -53,7 +53,8 @@ impl Buffer {
         bytemuck::cast_slice(&self.words)
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    /// All bytes, guards included.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.words)
     }
 

@@ -11,6 +11,8 @@ mod backend;
 mod buffer;
 mod case;
 mod check;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod pattern;
 
 use std::sync::Arc;
@@ -45,7 +47,8 @@ fn main() -> std::process::ExitCode {
         let demanded = required
             .iter()
             .any(|required| *required == "all" || *required == name);
-        let worst = Arc::new(Worst::default());
+        let f32_loss = backend.as_ref().map_or(1.0, |backend| backend.f32_loss());
+        let worst = Arc::new(Worst::new(f32_loss));
         let backend: Arc<Result<Box<dyn Backend>, String>> = Arc::new(backend);
         for case in Case::all() {
             let (backend, worst) = (backend.clone(), worst.clone());

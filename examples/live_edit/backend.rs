@@ -1,0 +1,113 @@
+//! Where rows of the cache move and turn: on the processor, or on a graphics adapter.
+
+#[cfg(feature = "wgpu")]
+use anyhow::Context;
+use anyhow::Result;
+use pie_rope::{Cpu, Element, KeyLayout, Layer, Rotations};
+#[cfg(feature = "wgpu")]
+use pie_rope::{Wgpu, WgpuLayer, wgpu};
+
+use crate::cache::Shape;
+
+/// A backend of the crate.
+pub(crate) enum Backend {
+    Cpu(Cpu),
+    #[cfg(feature = "wgpu")]
+    Wgpu(Adapter),
+}
+
+impl Backend {
+    /// Edits a cache, `[layer, 2, kv head, row, head_dim]`.
+    pub(crate) fn splice<T: Element>(
+        &self,
+        rotations: &Rotations,
+        shape: Shape,
+        data: &mut [T],
+    ) -> Result<()> {
+        let Shape {
+            kv_heads,
+            capacity,
+            head_dim,
+            ..
+        } = shape;
+        // Keys and values lie alike in their halves of a layer, so one layout describes both.
+        let layout = KeyLayout::bhsd(T::TYPE, [1, kv_heads, capacity, head_dim]);
+        let layers = data.chunks_exact_mut(2 * kv_heads * capacity * head_dim);
+        match self {
+            Backend::Cpu(cpu) => {
+                let mut layers: Vec<Layer<'_, T>> = layers
+                    .map(|layer| {
+                        let (keys, values) = layer.split_at_mut(layer.len() / 2);
+                        Layer::new(keys, values)
+                    })
+                    .collect();
+                Ok(cpu.splice(rotations, layout, &mut layers)?)
+            }
+            #[cfg(feature = "wgpu")]
+            Backend::Wgpu(adapter) => adapter.splice(rotations, layout, layers),
+        }
+    }
+}
+
+/// An adapter, for a cache that lives in host memory: it goes to the adapter and comes back. In an engine that
+/// runs its model there, it would be in the engine's own buffers already.
+#[cfg(feature = "wgpu")]
+pub(crate) struct Adapter(Wgpu);
+
+#[cfg(feature = "wgpu")]
+impl Adapter {
+    /// The adapter that `WGPU_ADAPTER_NAME` names, or the fastest.
+    pub(crate) fn open() -> Result<Adapter> {
+        Ok(Adapter(Wgpu::open()?))
+    }
+
+    /// Which it is, in one line.
+    pub(crate) fn name(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn splice<'d, T: Element>(
+        &self,
+        rotations: &Rotations,
+        layout: KeyLayout<'_>,
+        layers: impl Iterator<Item = &'d mut [T]>,
+    ) -> Result<()> {
+        use wgpu::BufferUsages as Usage;
+        let (device, queue) = (self.0.device(), self.0.queue());
+        let buffer = |bytes: &[u8], usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("live_edit"),
+                size: bytes.len() as u64,
+                usage: usage | Usage::COPY_DST,
+                mapped_at_creation: false,
+            })
+        };
+        // A layer's keys and values, in memory of the adapter and again where the host can read them.
+        let mut layers: Vec<_> = layers
+            .map(|layer| {
+                let host: &mut [u8] = bytemuck::cast_slice_mut(layer);
+                let cache = buffer(host, Usage::STORAGE | Usage::COPY_SRC);
+                let back = buffer(host, Usage::MAP_READ);
+                queue.write_buffer(&cache, 0, host);
+                (host, cache, back)
+            })
+            .collect();
+        let parts = layers.iter().map(|(_, cache, _)| {
+            let half = cache.size() / 2;
+            WgpuLayer::new(cache.slice(..half), cache.slice(half..))
+        });
+        let parts: Vec<_> = parts.collect();
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.0.splice(&mut encoder, rotations, layout, &parts)?;
+        for (_, cache, back) in &layers {
+            encoder.copy_buffer_to_buffer(cache, 0, back, 0, cache.size());
+            encoder.map_buffer_on_submit(back, wgpu::MapMode::Read, .., |_| ());
+        }
+        self.0.submit(encoder)?;
+        for (host, _, back) in &mut layers {
+            let view = back.get_mapped_range(..);
+            host.copy_from_slice(&view.context("the edited cache cannot be read back")?);
+        }
+        Ok(())
+    }
+}

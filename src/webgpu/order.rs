@@ -1,0 +1,129 @@
+//! The rows of a call, one after the other: the order in which kernels take them.
+
+use std::ops::Range;
+
+use super::abi::{NONE, Span};
+use crate::rotations::TurnedSpan;
+use crate::{Error, Result};
+
+/// Source or destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+/// Spans in the order of a call, each with the number of rows before it.
+pub(super) struct Order {
+    pub(super) spans: Vec<Span>,
+    pub(super) rows: u32,
+}
+
+impl Order {
+    pub(super) fn new(turned: impl Iterator<Item = TurnedSpan>) -> Result<Order> {
+        let too_long = || Error::Limit("a kernel counts rows in 32 bits".into());
+        let mut rows = 0u32;
+        let mut spans = Vec::new();
+        for span in turned {
+            // Ends fit, so every row does.
+            let fits = |row: usize| u32::try_from(row + span.len).map(|_| row as u32).ok();
+            let (src, dst) = fits(span.src).zip(fits(span.dst)).ok_or_else(too_long)?;
+            spans.push(Span {
+                src,
+                dst,
+                len: span.len as u32,
+                before: rows,
+                turn: span.turn.map_or(NONE, |turn| turn.first),
+                turn_step: span.turn.map_or(0, |turn| turn.step),
+            });
+            rows = rows.checked_add(span.len as u32).ok_or_else(too_long)?;
+        }
+        Ok(Order { spans, rows })
+    }
+
+    /// From the first to the last row at one end.
+    pub(super) fn touched(&self, end: End) -> Range<usize> {
+        let ranges = self.spans.iter().map(|span| span.range(end));
+        ranges
+            .reduce(|all, range| all.start.min(range.start)..all.end.max(range.end))
+            .unwrap_or(0..0)
+    }
+
+    /// The shortest stretch of the order with every row that is among `rows` at `end`.
+    pub(super) fn stretch(&self, end: End, rows: &Range<usize>) -> Range<u32> {
+        let parts = self.spans.iter().filter_map(|span| {
+            let all = span.range(end);
+            let part = all.start.max(rows.start)..all.end.min(rows.end);
+            if part.is_empty() {
+                return None;
+            }
+            let part = if span.dst > span.src {
+                all.end - part.end..all.end - part.start
+            } else {
+                part.start - all.start..part.end - all.start
+            };
+            Some(span.before + part.start as u32..span.before + part.end as u32)
+        });
+        parts
+            .reduce(|all, part| all.start.min(part.start)..all.end.max(part.end))
+            .unwrap_or(0..0)
+    }
+}
+
+impl Span {
+    fn range(&self, end: End) -> Range<usize> {
+        let start = match end {
+            End::Source => self.src,
+            End::Destination => self.dst,
+        } as usize;
+        start..start + self.len as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Order {
+        let span = |src, dst, len| TurnedSpan {
+            src,
+            dst,
+            len,
+            turn: None,
+        };
+        // Moves right, moves left.
+        Order::new([span(10, 14, 6), span(30, 25, 5)].into_iter()).expect("small")
+    }
+
+    #[test]
+    fn a_span_that_moves_right_comes_last_row_first() {
+        let order = order();
+        assert_eq!(order.rows, 11);
+        assert_eq!(order.stretch(End::Source, &(10..11)), 5..6);
+        assert_eq!(order.stretch(End::Source, &(14..16)), 0..2);
+        assert_eq!(order.stretch(End::Destination, &(14..15)), 5..6);
+        assert_eq!(order.stretch(End::Source, &(30..32)), 6..8);
+        assert_eq!(order.stretch(End::Source, &(15..31)), 0..7);
+        assert!(order.stretch(End::Source, &(0..10)).is_empty());
+    }
+
+    #[test]
+    fn touched_rows() {
+        assert_eq!(order().touched(End::Source), 10..35);
+        assert_eq!(order().touched(End::Destination), 14..30);
+    }
+
+    #[test]
+    fn more_rows_than_32_bits_hold() {
+        let span = TurnedSpan {
+            src: 0,
+            dst: u32::MAX as usize - 3,
+            len: 5,
+            turn: None,
+        };
+        assert!(matches!(
+            Order::new([span].into_iter()),
+            Err(Error::Limit(_))
+        ));
+    }
+}

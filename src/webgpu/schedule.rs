@@ -1,0 +1,569 @@
+//! From layers and rows to dispatches.
+//!
+//! A [`Transfer`] is one layer's keys or values on their way. It becomes one [`Job`] of a kernel, or several
+//! where its cache is larger than a binding. Jobs that no order binds and that see the same buffers through the
+//! same kernel share a dispatch, as long as one binding holds them all.
+//!
+//! Where rows move from one window to another of the same buffer and the two cannot be bound side by side, rows
+//! are carried through a scratch buffer, as many at a time as it holds: two dispatches a time, in the call's
+//! order, so that overlapping moves stay safe.
+
+use std::ops::Range;
+
+use super::abi::{Job, NONE, Side};
+use super::order::{End, Order};
+use super::pipelines::{Access, Kernel, Key};
+use super::windows::{Place, Region, bound, length};
+use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
+
+/// Rows of a workgroup of `kernels/rotate.wgsl`: its `TILE`.
+pub(super) const TILE: u32 = 64;
+
+/// One layer's keys or values on their way.
+#[derive(Clone, Copy)]
+pub(super) struct Transfer<'a> {
+    pub(super) source: Place<'a>,
+    pub(super) destination: Place<'a>,
+    /// Which of the rotations' tables turns them; `None`: values, and keys without a rope.
+    pub(super) table: Option<usize>,
+    /// Whole rows go from source to destination; otherwise the window alone turns where it is.
+    pub(super) moves: bool,
+}
+
+/// Part of a buffer that one binding holds, in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Window {
+    pub(super) buffer: wgpu::Buffer,
+    pub(super) bytes: Range<u64>,
+}
+
+impl Window {
+    /// The window around both, if it is one buffer and no longer than `largest`.
+    fn union(&self, other: &Window, largest: u64) -> Option<Window> {
+        let bytes = self.bytes.start.min(other.bytes.start)..self.bytes.end.max(other.bytes.end);
+        (self.buffer == other.buffer && length(&bytes) <= largest).then(|| Window {
+            buffer: self.buffer.clone(),
+            bytes,
+        })
+    }
+
+    fn overlaps(&self, other: &Window) -> bool {
+        self.buffer == other.buffer
+            && self.bytes.start < other.bytes.end
+            && other.bytes.start < self.bytes.end
+    }
+}
+
+/// Jobs that one dispatch does.
+pub(super) struct Step {
+    pub(super) key: Key,
+    /// `None`: the destination's.
+    pub(super) source: Option<Window>,
+    pub(super) destination: Window,
+    drafts: Vec<Draft>,
+}
+
+/// A job that does not know yet where its bindings begin.
+struct Draft {
+    job: Job,
+    source: u64,
+    destination: u64,
+}
+
+impl Step {
+    /// Its jobs, now that its windows are what they are.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = Job> {
+        let size = self.key.element.size() as i64;
+        let from = self
+            .source
+            .as_ref()
+            .unwrap_or(&self.destination)
+            .bytes
+            .start;
+        let to = self.destination.bytes.start;
+        // A layout may begin before its window: kernels wrap, too.
+        let first = move |base: u64, window: u64| ((base as i64 - window as i64) / size) as u32;
+        self.drafts.iter().map(move |draft| {
+            let mut job = draft.job;
+            job.source.first = first(draft.source, from);
+            job.destination.first = first(draft.destination, to);
+            job
+        })
+    }
+
+    /// Its grid: tiles of rows, lanes, jobs.
+    pub(super) fn grid(&self) -> [u32; 3] {
+        let jobs = || self.drafts.iter().map(|draft| &draft.job);
+        let tiles = match self.key.kernel {
+            Kernel::Rotate => jobs().map(|job| job.rows.div_ceil(TILE)).max(),
+            Kernel::Splice => Some(1),
+        };
+        let lanes = jobs().map(|job| job.batches * job.heads * job.items.div_ceil(job.group));
+        [
+            tiles.unwrap_or(0),
+            lanes.max().unwrap_or(0),
+            self.drafts.len() as u32,
+        ]
+    }
+}
+
+/// What a schedule is made for.
+pub(super) struct Schedule<'a> {
+    rotations: &'a Rotations,
+    order: &'a Order,
+    /// Bytes that one binding holds.
+    largest: u64,
+    /// Invocations of a workgroup.
+    threads: u32,
+    pub(super) steps: Vec<Step>,
+    /// Steps before this one have to be done before those after it.
+    phase: usize,
+    /// The entries of block tables that the call needs, one table after the other.
+    pub(super) tables: Vec<u32>,
+    known_tables: Vec<(*const [u32], usize)>,
+}
+
+/// Where rows are that lie one after the other in the call's order, from this one on.
+type Dense = Option<u32>;
+
+impl<'a> Schedule<'a> {
+    pub(super) fn new(
+        rotations: &'a Rotations,
+        order: &'a Order,
+        largest: u64,
+        threads: u32,
+    ) -> Self {
+        Schedule {
+            rotations,
+            order,
+            largest,
+            threads,
+            steps: Vec::new(),
+            phase: 0,
+            tables: Vec::new(),
+            known_tables: Vec::new(),
+        }
+    }
+
+    /// Jobs for transfers whose rows no order binds. Returns those that have to go through a scratch buffer.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if a head vector spans more than a binding.
+    pub(super) fn free(&mut self, transfers: &[Transfer<'a>]) -> Result<Vec<Transfer<'a>>> {
+        let mut rest = Vec::new();
+        for transfer in transfers {
+            let source = self.regions(&transfer.source, End::Source)?;
+            let stays = !transfer.moves;
+            let drafts = if stays {
+                let pairs = source.iter().map(|region| (region, region));
+                self.pairs(transfer, pairs)
+            } else {
+                let destination = self.regions(&transfer.destination, End::Destination)?;
+                let pairs = source
+                    .iter()
+                    .flat_map(|from| destination.iter().map(move |to| (from, to)));
+                self.pairs(transfer, pairs)
+            };
+            match drafts {
+                Some(drafts) => drafts.into_iter().for_each(|step| self.add(step)),
+                None => rest.push(*transfer),
+            }
+        }
+        Ok(rest)
+    }
+
+    /// Jobs for transfers that move inside their buffer, in the call's order. Returns those that have to go
+    /// through a scratch buffer: whose lanes are longer than a binding.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if a head vector spans more than a binding.
+    pub(super) fn ordered(&mut self, transfers: &[Transfer<'a>]) -> Result<Vec<Transfer<'a>>> {
+        let mut rest = Vec::new();
+        let (source, destination) = (
+            self.order.touched(End::Source),
+            self.order.touched(End::Destination),
+        );
+        let touched = source.start.min(destination.start)..source.end.max(destination.end);
+        for transfer in transfers {
+            let place = &transfer.destination;
+            let whole = Region::around(&place.layout, touched.clone());
+            let mut regions = Vec::new();
+            whole.clone().cut(place, self.largest, &mut regions)?;
+            let whole_lanes = regions
+                .iter()
+                .all(|part| part.blocks == whole.blocks && part.rows == whole.rows);
+            if !whole_lanes {
+                rest.push(*transfer);
+                continue;
+            }
+            for region in &regions {
+                let rows = 0..self.order.rows;
+                let step = self.step(
+                    Kernel::Splice,
+                    transfer,
+                    (region, None),
+                    (region, None),
+                    rows,
+                );
+                self.add(step.expect("a region fits a binding"));
+            }
+        }
+        Ok(rest)
+    }
+
+    /// Carries a transfer's rows through `scratch`, in the call's order.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if a row does not fit the scratch buffer, or a head vector no binding.
+    pub(super) fn bounce(
+        &mut self,
+        transfer: &Transfer<'a>,
+        scratch: &'a wgpu::Buffer,
+    ) -> Result<()> {
+        let layout = &transfer.destination.layout;
+        let (batch, heads) = (layout.batch(), layout.heads());
+        // Any access that the cache allows is aligned in the scratch buffer.
+        let dim = layout.head_dim().next_multiple_of(8);
+        let row_bytes = (batch * heads * dim * layout.element().size()) as u64;
+        let rows_at_once = u32::try_from(scratch.size() / row_bytes).unwrap_or(u32::MAX);
+        if rows_at_once == 0 {
+            return Err(Error::Limit(format!(
+                "a row of {row_bytes} bytes does not fit the {} of one binding",
+                scratch.size()
+            )));
+        }
+        let between = Place {
+            buffer: scratch,
+            offset: 0,
+            layout: KeyLayout::strided(
+                layout.element(),
+                Strides {
+                    offset: 0,
+                    batch: Axis::new(batch, rows_at_once as usize * heads * dim),
+                    blocks: Axis::new(1, 0),
+                    rows: Axis::new(rows_at_once as usize, heads * dim),
+                    heads: Axis::new(heads, dim),
+                    packs: Axis::new(1, 0),
+                    pack: layout.head_dim(),
+                },
+            ),
+        };
+        let here = Region::around(&between.layout, 0..rows_at_once as usize);
+        let out = Transfer {
+            destination: between,
+            ..*transfer
+        };
+        let back = Transfer {
+            source: between,
+            table: None,
+            ..*transfer
+        };
+        let source = self.regions(&out.source, End::Source)?;
+        let destination = self.regions(&back.destination, End::Destination)?;
+        let from = self.stretches(&out.source, &source, End::Source);
+        let to = self.stretches(&back.destination, &destination, End::Destination);
+        for start in (0..self.order.rows).step_by(rows_at_once as usize) {
+            let rows = start..self.order.rows.min(start.saturating_add(rows_at_once));
+            let there = (&here, Some(start));
+            self.phase = self.steps.len();
+            for (region, stretch) in source.iter().zip(&from) {
+                let rows = intersection(stretch, &rows);
+                let step = self.step(Kernel::Rotate, &out, (region, None), there, rows);
+                step.into_iter().for_each(|step| self.add(step));
+            }
+            self.phase = self.steps.len();
+            for (region, stretch) in destination.iter().zip(&to) {
+                let rows = intersection(stretch, &rows);
+                let step = self.step(Kernel::Rotate, &back, there, (region, None), rows);
+                step.into_iter().for_each(|step| self.add(step));
+            }
+        }
+        self.phase = self.steps.len();
+        Ok(())
+    }
+
+    /// The windows onto the touched rows of a place.
+    fn regions(&self, place: &Place<'_>, end: End) -> Result<Vec<Region>> {
+        let mut regions = Vec::new();
+        Region::around(&place.layout, self.order.touched(end)).cut(
+            place,
+            self.largest,
+            &mut regions,
+        )?;
+        Ok(regions)
+    }
+
+    fn stretches(&self, place: &Place<'_>, regions: &[Region], end: End) -> Vec<Range<u32>> {
+        let touched = self.order.touched(end);
+        let rows = |region: &Region| region.rows_of(&place.layout, touched.clone());
+        regions
+            .iter()
+            .map(|region| self.order.stretch(end, &rows(region)))
+            .collect()
+    }
+
+    /// A job for each pair of windows that rows go between; `None` if there is a pair that cannot be bound.
+    fn pairs<'r>(
+        &mut self,
+        transfer: &Transfer<'a>,
+        pairs: impl Iterator<Item = (&'r Region, &'r Region)>,
+    ) -> Option<Vec<Step>> {
+        let ends = [
+            (&transfer.source, End::Source),
+            (&transfer.destination, End::Destination),
+        ];
+        let mut steps = Vec::new();
+        for (from, to) in pairs {
+            let [source, destination] =
+                [(ends[0], from), (ends[1], to)].map(|((place, end), region)| {
+                    let rows = region.rows_of(&place.layout, self.order.touched(end));
+                    self.order.stretch(end, &rows)
+                });
+            let rows = intersection(&source, &destination);
+            if rows.is_empty() || shared(from, to).is_none() {
+                continue;
+            }
+            steps.push(self.step(Kernel::Rotate, transfer, (from, None), (to, None), rows)?);
+        }
+        Some(steps)
+    }
+
+    /// A step of one job: rows `rows` of the call's order, from one window to another. `None` if there is
+    /// nothing to do, or if the two windows cannot be bound together.
+    fn step(
+        &mut self,
+        kernel: Kernel,
+        transfer: &Transfer<'a>,
+        (from, from_dense): (&Region, Dense),
+        (to, to_dense): (&Region, Dense),
+        rows: Range<u32>,
+    ) -> Option<Step> {
+        if rows.is_empty() {
+            return None;
+        }
+        let (from, to) = shared(from, to)?;
+        let window = |place: &Place<'_>, region: &Region| Window {
+            buffer: place.buffer.clone(),
+            bytes: bound(&region.bytes(place)),
+        };
+        let source = window(&transfer.source, &from);
+        let destination = window(&transfer.destination, &to);
+        let (source, destination) = match destination.union(&source, self.largest) {
+            Some(both) => (None, both),
+            None if source.overlaps(&destination) => return None,
+            None => (Some(source), destination),
+        };
+
+        let table = transfer.table.map(|index| &self.rotations.tables()[index]);
+        let rope = table.map(|table| table.rope());
+        let layout = &transfer.destination.layout;
+        let access = access(transfer, rope);
+        let chunk = access.chunk(layout.element());
+        let dims = layout.head_dim();
+        let (window, pairs, partner, item_step, turning) = match rope {
+            None => (dims..dims, 0, 0, 0, 0),
+            Some(rope) => {
+                let (pairs, window) = (rope.pairs(), rope.window());
+                match rope.pairing() {
+                    Pairing::HalfSplit => (window, pairs, pairs, chunk, pairs / chunk),
+                    Pairing::Interleaved if chunk == 1 => (window, pairs, 1, 2, pairs),
+                    Pairing::Interleaved => (window, pairs, 0, chunk, 2 * pairs / chunk),
+                }
+            }
+        };
+        let around = if transfer.moves {
+            (dims - window.len()) / chunk
+        } else {
+            0
+        };
+        let items = turning + around;
+        if items == 0 {
+            return None;
+        }
+        let job = Job {
+            source: self.side(&transfer.source, &from, from_dense, End::Source),
+            destination: self.side(&transfer.destination, &to, to_dense, End::Destination),
+            first_batch: to.batch.start as u32,
+            batches: to.batch.len() as u32,
+            first_head: to.heads.start as u32,
+            heads: to.heads.len() as u32,
+            first_row: rows.start,
+            rows: rows.len() as u32,
+            items: items as u32,
+            group: group(kernel, access, transfer, items).min(self.threads as usize) as u32,
+            turning_items: turning as u32,
+            window: window.start as u32,
+            window_width: window.len() as u32,
+            item_step: item_step as u32,
+            partner: partner as u32,
+            table: transfer.table.map_or(NONE, |index| self.table_start(index)),
+            pairs: pairs as u32,
+            in_place: 0,
+        };
+        Some(Step {
+            key: Key {
+                kernel,
+                access,
+                element: layout.element(),
+                within: source.is_none(),
+                threads: self.threads,
+            },
+            source,
+            destination,
+            drafts: vec![Draft {
+                job,
+                source: transfer.source.base(),
+                destination: transfer.destination.base(),
+            }],
+        })
+    }
+
+    /// Where a table's floats begin among those of all tables.
+    fn table_start(&self, index: usize) -> u32 {
+        let before = &self.rotations.tables()[..index];
+        before
+            .iter()
+            .map(|table| table.as_slice().len() as u32)
+            .sum()
+    }
+
+    fn side(&mut self, place: &Place<'a>, region: &Region, dense: Dense, end: End) -> Side {
+        let layout = &place.layout;
+        let limit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Side {
+            first: 0,
+            // Strides wrap as the kernels' sums do.
+            batch_stride: layout.batch.stride as u32,
+            block_stride: layout.blocks.stride as u32,
+            row_stride: layout.rows.stride as u32,
+            head_stride: layout.heads.stride as u32,
+            pack_stride: layout.packs.stride as u32,
+            pack: limit(layout.pack),
+            block_rows: limit(layout.rows.len),
+            table: layout
+                .table
+                .map_or(NONE, |table| self.block_table(table, layout.rows.len, end)),
+            first_block: limit(region.blocks.start),
+            blocks: limit(region.blocks.len()),
+            first_row: limit(region.rows.start),
+            rows: limit(region.rows.len()),
+            dense: dense.unwrap_or(NONE),
+        }
+    }
+
+    /// Where entry 0 of a block table would be among the entries that the call needs.
+    fn block_table(&mut self, table: &'a [u32], block: usize, end: End) -> u32 {
+        let rows = self.order.touched(end);
+        let needed = rows.start / block..rows.end.div_ceil(block);
+        let part = &table[needed.clone()];
+        let known = self
+            .known_tables
+            .iter()
+            .find(|(known, _)| std::ptr::eq(*known, part));
+        let start = match known {
+            Some(&(_, start)) => start,
+            None => {
+                let start = self.tables.len();
+                self.tables.extend_from_slice(part);
+                self.known_tables.push((part, start));
+                start
+            }
+        };
+        (start as u32).wrapping_sub(needed.start as u32)
+    }
+
+    /// Adds a step, into one of the same phase if their windows fit one binding.
+    fn add(&mut self, mut step: Step) {
+        for other in &mut self.steps[self.phase..] {
+            if other.key != step.key {
+                continue;
+            }
+            let Some(destination) = other.destination.union(&step.destination, self.largest) else {
+                continue;
+            };
+            let source = match (&other.source, &step.source) {
+                (Some(a), Some(b)) => match a.union(b, self.largest) {
+                    // One buffer, bound twice: the two must stay apart.
+                    Some(source) if !source.overlaps(&destination) => Some(source),
+                    _ => continue,
+                },
+                _ => None,
+            };
+            other.source = source;
+            other.destination = destination;
+            other.drafts.append(&mut step.drafts);
+            return;
+        }
+        self.steps.push(step);
+    }
+}
+
+/// The two regions without the batches and heads that only one of them has.
+fn shared(from: &Region, to: &Region) -> Option<(Region, Region)> {
+    let batch = intersection(&from.batch, &to.batch);
+    let heads = intersection(&from.heads, &to.heads);
+    let narrow = |region: &Region| Region {
+        batch: batch.clone(),
+        heads: heads.clone(),
+        ..region.clone()
+    };
+    (!batch.is_empty() && !heads.is_empty()).then(|| (narrow(from), narrow(to)))
+}
+
+fn intersection<T: Copy + Ord>(a: &Range<T>, b: &Range<T>) -> Range<T> {
+    a.start.max(b.start)..a.end.min(b.end)
+}
+
+/// The widest access that fits everything which a kernel would address.
+fn access(transfer: &Transfer<'_>, rope: Option<&Rope>) -> Access {
+    let element = transfer.destination.layout.element();
+    // Everything that must be a multiple of the access's elements, as the bits that any of it has.
+    let mut all = 0;
+    for place in [&transfer.source, &transfer.destination] {
+        let layout = &place.layout;
+        all |= (place.base() / element.size() as u64) as usize;
+        let axes = [
+            layout.batch,
+            layout.blocks,
+            layout.rows,
+            layout.heads,
+            layout.packs,
+        ];
+        for axis in axes.iter().filter(|axis| axis.len > 1) {
+            all |= axis.stride;
+        }
+        if layout.packs.len > 1 {
+            all |= layout.pack;
+        }
+        if transfer.moves {
+            all |= layout.head_dim();
+        }
+    }
+    if let Some(rope) = rope {
+        let window = rope.window();
+        all |= window.start | window.end;
+        if rope.pairing() == Pairing::HalfSplit {
+            all |= rope.pairs();
+        }
+    }
+    [Access::Wide, Access::Word]
+        .into_iter()
+        .find(|access| all.is_multiple_of(access.chunk(element)))
+        .unwrap_or(Access::Half)
+}
+
+/// How many of a head vector's items one workgroup takes: as many as are neighbours in memory, but no more than
+/// leave a good number of rows to the rest of its invocations.
+fn group(kernel: Kernel, access: Access, transfer: &Transfer<'_>, items: usize) -> usize {
+    let layout = &transfer.destination.layout;
+    if layout.packs.len > 1 {
+        // Neighbours in memory are rows.
+        return 1;
+    }
+    // Splices have lanes alone to fill a GPU with, so theirs are narrow: 128 to 256 bytes.
+    let most = match (kernel, access) {
+        (Kernel::Splice, Access::Wide) => 8,
+        _ => 64,
+    };
+    items.div_ceil(items.div_ceil(most))
+}

@@ -1,0 +1,134 @@
+//! A cache of 2 GiB in one buffer, or the largest that the adapter allows: several bindings wide, with rows that
+//! move from one of them to another. Needs an adapter and that much memory on it.
+
+use half::bf16;
+use pie_rope::{
+    CacheLayout, Cpu, Edit, ElementType, KeyLayout, Layer, Plan, Rope, Rotations, Wgpu, WgpuLayer,
+    oracle, wgpu,
+};
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use wgpu::BufferUsages as Usage;
+
+const HEADS: usize = 8;
+const DIM: usize = 128;
+const BLOCK: usize = 16;
+/// Elements of keys and values of one block.
+const PAGE: usize = 2 * BLOCK * HEADS * DIM;
+const ROWS: usize = 1000;
+
+#[test]
+fn rows_move_between_the_bindings_of_one_buffer() {
+    let gpu = Wgpu::open().unwrap();
+    let limits = gpu.device().limits();
+    let seed = rand::random();
+    let mut random = SmallRng::seed_from_u64(seed);
+    println!("{gpu}, seed {seed}");
+    let most = limits.max_buffer_size.min(2 << 30);
+    let blocks = (most / (2 * PAGE as u64)) as usize;
+    let size = (blocks * PAGE * 2) as u64;
+    // Where one binding could hold all of it, windows of a sixteenth.
+    let binding = limits.max_storage_buffer_binding_size;
+    let gpu = gpu.with_window(binding.min(size / 16)).unwrap();
+
+    // A sequence whose pages lie anywhere in the pool, the first and the last one among them.
+    let mut table: Vec<u32> = (1..blocks as u32 - 1).collect();
+    table.shuffle(&mut random);
+    table.truncate((ROWS + 40).div_ceil(BLOCK));
+    table[3] = 0;
+    table[7] = blocks as u32 - 1;
+    let pages = table.len();
+    let mut local: Vec<bf16> = (0..pages * PAGE)
+        .map(|_| bf16::from_f32(random.random_range(-2.0..2.0)))
+        .collect();
+    let pool = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size,
+        usage: Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    for (page, &block) in local.chunks_exact(PAGE).zip(&table) {
+        let at = u64::from(block) * 2 * PAGE as u64;
+        gpu.queue()
+            .write_buffer(&pool, at, bytemuck::cast_slice(page));
+    }
+
+    let edits = [
+        Edit::insert(100, 7),
+        Edit::delete(300..340),
+        Edit::insert(700, 51),
+    ];
+    let plan = Plan::from_edits(ROWS, &edits).unwrap();
+    let rope = Rope::from_theta(10_000.0, DIM).unwrap();
+    let rotations = Rotations::new(&plan, &rope).unwrap();
+    let layout = |blocks| -> CacheLayout<'static> {
+        KeyLayout::packed_nhd(ElementType::BF16, [blocks, BLOCK, HEADS, DIM])
+    };
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let paged = layout(blocks).with_table(&table);
+    gpu.splice(&mut encoder, &rotations, paged, &[WgpuLayer::packed(&pool)])
+        .unwrap();
+    gpu.submit(encoder).unwrap();
+
+    // The same on the CPU, where pages follow each other.
+    let mut layers = [Layer::packed(&mut local)];
+    Cpu::new()
+        .splice(&rotations, layout(pages), &mut layers)
+        .unwrap();
+
+    // Every byte of the pool, a piece at a time: these pages, and zeros everywhere else.
+    let mut page_of = vec![None; blocks];
+    for (page, &block) in table.iter().enumerate() {
+        page_of[block as usize] = Some(page);
+    }
+    let piece = 512;
+    let back = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: (piece * PAGE * 2) as u64,
+        usage: Usage::COPY_DST | Usage::MAP_READ,
+        mapped_at_creation: false,
+    });
+    let zeros = vec![bf16::ZERO; PAGE];
+    let mut seen = 0;
+    for first in (0..blocks).step_by(piece) {
+        let here = piece.min(blocks - first);
+        let bytes = (here * PAGE * 2) as u64;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&pool, (first * PAGE * 2) as u64, &back, 0, bytes);
+        gpu.submit(encoder).unwrap();
+        back.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
+        gpu.device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .unwrap();
+        let view = back.get_mapped_range(0..bytes).unwrap();
+        for (block, got) in bytemuck::cast_slice::<u8, bf16>(&view)
+            .chunks_exact(PAGE)
+            .enumerate()
+        {
+            let Some(page) = page_of[first + block] else {
+                assert!(got == zeros, "block {} was written", first + block);
+                continue;
+            };
+            same_page(got, &local[page * PAGE..][..PAGE]);
+            seen += 1;
+        }
+        drop(view);
+        back.unmap();
+    }
+    assert_eq!(seen, pages);
+}
+
+/// Values bit for bit; keys within one unit in the last place at the magnitude of the pair.
+fn same_page(got: &[bf16], expected: &[bf16]) {
+    let (got_keys, got_values) = got.split_at(PAGE / 2);
+    let (keys, values) = expected.split_at(PAGE / 2);
+    assert!(got_values == values, "values differ");
+    for (got, expected) in got_keys.chunks_exact(DIM).zip(keys.chunks_exact(DIM)) {
+        for pair in 0..DIM / 2 {
+            let both = |row: &[bf16]| (row[pair].to_f64(), row[pair + DIM / 2].to_f64());
+            let error = oracle::error_in_ulps(ElementType::BF16, both(got), both(expected));
+            assert!(error <= 1.0, "{error} units off");
+        }
+    }
+}
