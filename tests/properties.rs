@@ -337,7 +337,7 @@ fn repeated_turns_drift_as_a_random_walk() {
     let mut position = 0;
     let mut error_after = |turns: std::ops::Range<usize>| {
         for _ in turns {
-            let delta = random.random_range(-40..40);
+            let delta = random.random_range(2..40) * if random.random() { 1 } else { -1 };
             turn(&mut keys, rope, delta);
             position += delta;
         }
@@ -354,9 +354,10 @@ fn repeated_turns_drift_as_a_random_walk() {
     };
     let (one, many) = (error_after(0..1), error_after(1..64));
     println!("relative error {one:.1e} after one turn, {many:.1e} after 64");
-    assert!((1.2e-3..2.2e-3).contains(&one), "{one}");
+    assert!((1e-3..2.2e-3).contains(&one), "{one}");
+    // Eight times is a walk of 64 equal steps; sixty-four would be errors that add up.
     assert!(
-        (4.0 * one..9.0 * one).contains(&many),
+        (4.0 * one..16.0 * one).contains(&many),
         "{many} after 64, {one} after one"
     );
 }

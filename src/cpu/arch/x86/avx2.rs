@@ -94,7 +94,7 @@ fn round_to_f16(x: __m256) -> __m128i {
             "vcvtps2ph {}, {}, 0",
             out(xmm_reg) rounded,
             in(ymm_reg) x,
-            options(pure, nomem, nostack, preserves_flags),
+            options(pure, nomem, nostack),
         );
     }
     rounded
