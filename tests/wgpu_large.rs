@@ -1,6 +1,9 @@
 //! A cache of 2 GiB in one buffer, or the largest that the adapter allows: several bindings wide, with rows that
 //! move from one of them to another. Needs an adapter and that much memory on it.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use half::bf16;
 use pie_rope::{
     CacheLayout, Cpu, Edit, ElementType, KeyLayout, Layer, Plan, Rope, Rotations, Wgpu, WgpuLayer,
@@ -16,7 +19,10 @@ const DIM: usize = 128;
 const BLOCK: usize = 16;
 /// Elements of keys and values of one block.
 const PAGE: usize = 2 * BLOCK * HEADS * DIM;
+const PAGE_BYTES: u64 = 2 * PAGE as u64;
 const ROWS: usize = 1000;
+/// No less than this is a test of large caches.
+const LEAST: u64 = 512 << 20;
 
 #[test]
 fn rows_move_between_the_bindings_of_one_buffer() {
@@ -25,9 +31,10 @@ fn rows_move_between_the_bindings_of_one_buffer() {
     let seed = rand::random();
     let mut random = SmallRng::seed_from_u64(seed);
     println!("{gpu}, seed {seed}");
-    let most = limits.max_buffer_size.min(2 << 30);
-    let blocks = (most / (2 * PAGE as u64)) as usize;
-    let size = (blocks * PAGE * 2) as u64;
+    let pool = pool(&gpu, limits.max_buffer_size.min(2 << 30));
+    let size = pool.size();
+    println!("{} MiB", size >> 20);
+    let blocks = (size / PAGE_BYTES) as usize;
     // Where one binding could hold all of it, windows of a sixteenth.
     let binding = limits.max_storage_buffer_binding_size;
     let gpu = gpu.with_window(binding.min(size / 16)).unwrap();
@@ -42,12 +49,6 @@ fn rows_move_between_the_bindings_of_one_buffer() {
     let mut local: Vec<bf16> = (0..pages * PAGE)
         .map(|_| bf16::from_f32(random.random_range(-2.0..2.0)))
         .collect();
-    let pool = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size,
-        usage: Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC,
-        mapped_at_creation: false,
-    });
     for (page, &block) in local.chunks_exact(PAGE).zip(&table) {
         let at = u64::from(block) * 2 * PAGE as u64;
         gpu.queue()
@@ -117,6 +118,29 @@ fn rows_move_between_the_bindings_of_one_buffer() {
         back.unmap();
     }
     assert_eq!(seen, pages);
+}
+
+/// A buffer of `most` bytes. Adapters may grant larger buffers than they give memory for: half as much then, but
+/// never less than [`LEAST`].
+fn pool(gpu: &Wgpu, most: u64) -> wgpu::Buffer {
+    let size = most / PAGE_BYTES * PAGE_BYTES;
+    assert!(size >= LEAST, "the adapter gives no {LEAST} bytes");
+    let scope = gpu
+        .device()
+        .push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size,
+        usage: Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    // On native, wgpu's futures are ready at once.
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(scope.pop()).poll(&mut context) {
+        Poll::Ready(None) => buffer,
+        Poll::Ready(Some(_)) => pool(gpu, most / 2),
+        Poll::Pending => panic!("not ready"),
+    }
 }
 
 /// Values bit for bit; keys within one unit in the last place at the magnitude of the pair.
