@@ -605,7 +605,11 @@ mod tests {
 
     /// What a backend holds: how many pipelines, and which parameter buffers wait for a call.
     fn holds(gpu: &Wgpu) -> (usize, Vec<wgpu::Buffer>) {
-        let waiting = gpu.pool.lock().expect("no panic while held").clone();
+        let pool = gpu.pool.lock().expect("no panic while held");
+        let waiting = pool
+            .iter()
+            .filter(|(_, token)| Arc::strong_count(token) == 1);
+        let waiting = waiting.map(|(buffer, _)| buffer.clone()).collect();
         (gpu.pipelines.count(), waiting)
     }
 

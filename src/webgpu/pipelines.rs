@@ -157,6 +157,7 @@ impl Pipelines {
     }
 
     /// Forgets pipelines that may not have come into being.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn forget(&self, keys: impl Iterator<Item = Key>) {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         keys.for_each(|key| drop(made.remove(&key)));

@@ -13,8 +13,12 @@ use super::schedule::{Schedule, Step};
 use super::windows::ALIGNMENT;
 use crate::{Error, Result, Rotations};
 
-/// Parameter buffers that no call is using.
-pub(super) type Pool = Arc<Mutex<Vec<wgpu::Buffer>>>;
+/// Parameter buffers. One whose token nobody else holds is free.
+pub(super) type Pool = Arc<Mutex<Vec<(wgpu::Buffer, Token)>>>;
+
+/// Held for a buffer from its call on until the GPU has read it. Not the buffer itself, which no callback could
+/// carry in a browser: it is not `Send` there.
+pub(super) type Token = Arc<()>;
 
 /// What a call tells its kernels, as one buffer.
 #[derive(Default)]
@@ -100,21 +104,28 @@ impl Wgpu {
             first_job += jobs;
         }
 
-        let pool = self.pool.clone();
-        let (buffer, dispatches) = self.scoped(
+        let (parameters, dispatches) = self.scoped(
             || {
-                let buffer = self.parameter_buffer(&parameters.bytes);
+                let parameters = self.parameter_buffer(&parameters.bytes);
                 let dispatches: Vec<_> = calls
                     .iter()
                     .map(|(step, call, grid)| {
                         let sections = sections.iter().map(|(_, section)| section).chain([call]);
-                        self.dispatch(step, &buffer, sections, *grid)
+                        self.dispatch(step, &parameters.0, sections, *grid)
                     })
                     .collect();
-                (buffer, dispatches)
+                (parameters, dispatches)
             },
             schedule.steps.iter().map(|step| step.key),
         )?;
+
+        // Not before it has come into being: the next call may take what the pool holds.
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pool.iter().any(|(known, _)| *known == parameters.0) {
+            pool.push(parameters.clone());
+        }
+        drop(pool);
+        let (_, token) = parameters;
 
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("pie-rope"),
@@ -127,20 +138,18 @@ impl Wgpu {
             pass.dispatch_workgroups(x, y, z);
         }
         drop(pass);
-        // Once the GPU has read it, the next call may have it. If the encoder is dropped instead, so is this.
-        encoder.on_submitted_work_done(move || {
-            pool.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(buffer);
-        });
+        // Once the GPU has read the parameters, the next call may have their buffer; also if the encoder is dropped.
+        encoder.on_submitted_work_done(move || drop(token));
         Ok(())
     }
 
     /// A buffer with these bytes in it, when the next submission of this queue begins.
-    fn parameter_buffer(&self, bytes: &[u8]) -> wgpu::Buffer {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+    fn parameter_buffer(&self, bytes: &[u8]) -> (wgpu::Buffer, Token) {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let size = bytes.len() as u64;
-        let free = pool.iter().position(|buffer| buffer.size() >= size);
+        let free = pool
+            .iter()
+            .find(|(buffer, token)| buffer.size() >= size && Arc::strong_count(token) == 1);
         let make = |label, size| {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -152,19 +161,19 @@ impl Wgpu {
             })
         };
         let buffer = match free {
-            Some(index) => {
+            Some((buffer, token)) => {
                 // What a lost device made before stays valid, and writing to it goes unnoticed. What it makes
                 // now does not: `error_of` knows the complaint.
                 let sign = make("pie-rope sign of life", 4);
                 self.queue.write_buffer(&sign, 0, &[0; 4]);
-                pool.swap_remove(index)
+                (buffer.clone(), token.clone())
             }
-            None => make(
-                "pie-rope parameters",
-                size.next_power_of_two().max(16 << 10),
-            ),
+            None => {
+                let size = size.next_power_of_two().max(16 << 10);
+                (make("pie-rope parameters", size), Token::default())
+            }
         };
-        self.queue.write_buffer(&buffer, 0, bytes);
+        self.queue.write_buffer(&buffer.0, 0, bytes);
         buffer
     }
 
