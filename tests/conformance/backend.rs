@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use pie_rope::{CacheLayout, Cpu, Element, ElementType, Layer, LayerRef, Result, Rotations};
 
 use crate::buffer::Buffer;
-use crate::case::Verb;
+use crate::case::{Case, Verb};
 #[cfg(feature = "wgpu")]
 use crate::gpu;
 
@@ -43,6 +43,8 @@ pub trait Backend: Send + Sync {
 /// A backend by name, or the reason why it is not here.
 pub struct Candidate {
     pub name: String,
+    /// The cases that it runs.
+    pub takes: fn(&Case) -> bool,
     pub backend: std::result::Result<Box<dyn Backend>, String>,
 }
 
@@ -53,6 +55,7 @@ pub fn candidates() -> Vec<Candidate> {
         .iter()
         .map(|&set| Candidate {
             name: format!("cpu-{set}"),
+            takes: |_| true,
             backend: Cpu::with_instruction_set(set)
                 .map(|cpu| Box::new(cpu) as Box<dyn Backend>)
                 .map_err(|error| error.to_string()),

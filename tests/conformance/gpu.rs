@@ -7,7 +7,7 @@ use pie_rope::{Error, Result, Wgpu, WgpuLayer, wgpu};
 
 use crate::backend::{Backend, Call, Candidate, Layers};
 use crate::buffer::{Buffer, GUARD};
-use crate::case::Verb;
+use crate::case::{Case, Verb};
 
 /// A backend and the buffers that trials have left to the next ones.
 pub struct Gpu {
@@ -20,13 +20,20 @@ pub struct Gpu {
 /// The default adapter (or the one that `WGPU_ADAPTER_NAME` names), once as it is, and once with windows so
 /// small that caches need several.
 pub fn candidates() -> Vec<Candidate> {
-    let candidate = |name: &str, windows| Candidate {
+    let candidate = |name: &str, windows, takes| Candidate {
         name: name.into(),
+        takes,
         backend: Wgpu::open()
             .map(|wgpu| Box::new(Gpu::new(wgpu, windows)) as Box<dyn Backend>)
             .map_err(|error| error.to_string()),
     };
-    vec![candidate("wgpu", 1), candidate("wgpu-windows", 2)]
+    // Where a cache is cut depends on the bytes of its rows and not on what is done to them: a width that no
+    // window is a multiple of, and the widest.
+    let cut = |case: &Case| [80, 256].contains(&case.head_dim);
+    vec![
+        candidate("wgpu", 1, |_| true),
+        candidate("wgpu-windows", 2, cut),
+    ]
 }
 
 /// The smallest window there is, in bytes.

@@ -43,14 +43,19 @@ fn main() -> std::process::ExitCode {
 
     let mut trials = Vec::new();
     let mut reports = Vec::new();
-    for Candidate { name, backend } in candidates {
+    for Candidate {
+        name,
+        takes,
+        backend,
+    } in candidates
+    {
         let demanded = required
             .iter()
             .any(|required| *required == "all" || *required == name);
         let f32_loss = backend.as_ref().map_or(1.0, |backend| backend.f32_loss());
         let worst = Arc::new(Worst::new(f32_loss));
         let backend: Arc<Result<Box<dyn Backend>, String>> = Arc::new(backend);
-        for case in Case::all() {
+        for case in Case::all().into_iter().filter(takes) {
             let (backend, worst) = (backend.clone(), worst.clone());
             trials.push(Trial::ignorable_test(
                 format!("{name} {case}"),
