@@ -40,8 +40,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let row = row_of(at, span);
         let source = locate(job.source, select(row.src, at - job.source.dense, job.source.dense != NONE));
         let destination = locate(job.destination, select(row.dst, at - job.destination.dense, job.destination.dense != NONE));
-        let stays = job.in_place == 1u && row.src == row.dst && !item.turns;
-        if !source.bound || !destination.bound || stays {
+        if !source.bound || !destination.bound {
             continue;
         }
         // 3. Read, turn, write.

@@ -58,8 +58,6 @@ struct Job {
     // Where the layer's table begins in `cos_sin`; NONE: keys without a rope, values.
     table: u32,
     pairs: u32,
-    // 1: chunks around the window stay as they are where their row stays.
-    in_place: u32,
 }
 
 // Rows that follow each other on both sides. `before`: rows of all earlier spans.

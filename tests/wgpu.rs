@@ -1,7 +1,8 @@
 //! The wgpu backend's own rules: what it refuses, and that nothing of it reaches the user as a panic. What it
 //! computes is the conformance suite's. These tests need an adapter and fail without one.
 
-use pie_rope::{Edit, ElementType, Error, KeyLayout, Plan, Result, Rope, Rotations};
+use half::f16;
+use pie_rope::{Cpu, Edit, ElementType, Error, KeyLayout, Layer, Plan, Result, Rope, Rotations};
 use pie_rope::{Wgpu, WgpuLayer, wgpu};
 use wgpu::BufferUsages as Usage;
 
@@ -322,6 +323,94 @@ fn workgroups_of_any_size_give_the_same_bits() {
     assert!(keys_of(256) == expected);
     let error = Wgpu::open().unwrap().with_workgroups_of(96).unwrap_err();
     assert!(error.to_string().contains("invocations: 96"), "{error}");
+}
+
+/// Whichever block of the table is the first that a call needs.
+#[test]
+fn pages_are_found_wherever_an_edit_begins() {
+    const BLOCKS: usize = 8;
+    let gpu = Wgpu::open().unwrap();
+    let table = [5, 2, 7, 0, 3, 6];
+    let layout = KeyLayout::nhd(ElementType::F16, [BLOCKS, 16, 2, 32]).with_table(&table);
+    let before: Vec<f16> = (0..BLOCKS * 16 * 2 * 32)
+        .map(|i| f16::from_f32((i * 7919 % 1000) as f32 / 500.0 - 1.0))
+        .collect();
+    let bytes = 2 * before.len() as u64;
+    let rope = Rope::from_theta(10_000.0, 32).unwrap();
+    for start in 0..64 {
+        let plan = Plan::from_edits(90, &[Edit::insert(start, 3)]).unwrap();
+        let rotations = Rotations::new(&plan, &rope).unwrap();
+        let mut expected = before.clone();
+        Cpu::new()
+            .splice(&rotations, layout, &mut [Layer::keys_only(&mut expected)])
+            .unwrap();
+
+        let keys = buffer(&gpu, bytes, Usage::STORAGE);
+        gpu.queue()
+            .write_buffer(&keys, 0, bytemuck::cast_slice(&before));
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        gpu.splice(
+            &mut encoder,
+            &rotations,
+            layout,
+            &[WgpuLayer::keys_only(&keys)],
+        )
+        .unwrap();
+        gpu.submit(encoder).unwrap();
+        let after = read(&gpu, &keys);
+        for (after, expected) in bytemuck::cast_slice::<_, f16>(&after).iter().zip(&expected) {
+            // One unit in the last place of numbers up to two.
+            let error = (after.to_f32() - expected.to_f32()).abs();
+            assert!(
+                error <= 1.0 / 1024.0,
+                "an insertion at row {start}: off by {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_none_is_done_at_once() {
+    let gpu = Wgpu::open().unwrap();
+    let keys = buffer(&gpu, 64, Usage::STORAGE);
+    let layout = KeyLayout::bhsd(ElementType::F32, [0, 2, ROWS, 8]);
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let layers = [WgpuLayer::new(&keys, &keys)];
+    gpu.rotate(&mut encoder, &rotations(), layout, &layers)
+        .unwrap();
+    gpu.splice(
+        &mut encoder,
+        &rotations(),
+        layout,
+        &[WgpuLayer::keys_only(&keys)],
+    )
+    .unwrap();
+    gpu.submit(encoder).unwrap();
+    assert_eq!(read(&gpu, &keys), [1.0; 16]);
+}
+
+/// What the engine does wrong by itself is said once, and does not follow it for ever.
+#[test]
+fn a_fault_outside_of_a_call_is_said_once() {
+    let gpu = Wgpu::open().unwrap();
+    let keys = buffer(&gpu, BYTES, Usage::STORAGE);
+    let _ = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 16,
+        usage: Usage::MAP_READ | Usage::MAP_WRITE | Usage::STORAGE,
+        mapped_at_creation: false,
+    });
+    let call = || {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        gpu.rotate(
+            &mut encoder,
+            &rotations(),
+            layout(),
+            &[WgpuLayer::keys_only(&keys)],
+        )
+    };
+    assert!(matches!(call(), Err(Error::Device(_))));
+    call().unwrap();
 }
 
 #[test]

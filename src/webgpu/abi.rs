@@ -46,7 +46,6 @@ pub(super) struct Job {
     pub(super) partner: u32,
     pub(super) table: u32,
     pub(super) pairs: u32,
-    pub(super) in_place: u32,
 }
 
 /// Rows that follow each other on both sides.
@@ -117,8 +116,7 @@ mod tests {
             layout!(Side: first, batch_stride, block_stride, row_stride, head_stride, pack_stride, pack,
                 block_rows, table, first_block, blocks, first_row, rows, dense),
             layout!(Job: source, destination, first_batch, batches, first_head, heads, first_row, rows,
-                items, group, turning_items, window, window_width, item_step, partner, table, pairs,
-                in_place),
+                items, group, turning_items, window, window_width, item_step, partner, table, pairs),
             layout!(Span: src, dst, len, before, turn, turn_step),
             layout!(Call: probe, probe_bits, first_job, first_lane, first_tile),
         ];

@@ -78,7 +78,8 @@ const MOST: u32 = 256;
 /// All verbs check all of their arguments before they record: [`Error::Layout`] and [`Error::Argument`] as on
 /// the CPU (buffers without `STORAGE`, offsets and overlaps too), [`Error::Limit`] where a device's limits do not
 /// suffice, [`Error::OutOfMemory`], [`Error::DeviceLost`] and [`Error::Device`] as wgpu reports them. A refused
-/// call has recorded nothing.
+/// call has recorded nothing. Device, queue, encoder and buffers must be of one [`wgpu::Instance`]: wgpu itself
+/// panics where it meets another one's.
 ///
 /// A clone shares device, pipelines and buffers with its original.
 #[derive(Clone, Debug)]
@@ -335,8 +336,13 @@ impl Wgpu {
     }
 
     fn check_alive(&self) -> Result<()> {
-        let fault = self.faults.0.lock().unwrap_or_else(PoisonError::into_inner);
-        fault.clone().map_or(Ok(()), Err)
+        let mut fault = self.faults.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*fault {
+            // Said once, as it may have been another's. A lost device stays lost.
+            Some(Error::DeviceLost(_)) | None => fault.clone(),
+            Some(_) => fault.take(),
+        }
+        .map_or(Ok(()), Err)
     }
 
     fn check_in_place(
@@ -461,6 +467,8 @@ fn keys<'a>(
         tables.position(|known| std::ptr::eq(known, table))
     };
     let layers = src.iter().zip(dst).enumerate();
+    // A batch of none has rows, but no elements.
+    let layers = layers.filter(|_| to.keys.batch() > 0);
     let transfer = |(layer, (src, dst)): (usize, (&WgpuLayer<'a>, &WgpuLayer<'a>))| Transfer {
         source: Place::new(src.keys, from.keys),
         destination: Place::new(dst.keys, to.keys),
@@ -478,7 +486,7 @@ fn transfers<'a>(
 ) -> Vec<Transfer<'a>> {
     let mut all = keys(rotations, src, dst);
     if let Some((from, to)) = src.0.values.zip(dst.0.values) {
-        let values = src.1.iter().zip(dst.1);
+        let values = src.1.iter().zip(dst.1).filter(|_| to.batch() > 0);
         let values = values.filter_map(|(src, dst)| src.values.zip(dst.values));
         all.extend(values.map(|(src, dst)| Transfer {
             source: Place::new(src, from),

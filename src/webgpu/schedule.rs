@@ -398,7 +398,6 @@ impl<'a> Schedule<'a> {
             partner: partner as u32,
             table: transfer.table.map_or(NONE, |index| self.table_start(index)),
             pairs: pairs as u32,
-            in_place: 0,
         };
         Some(Step {
             key: Key {
@@ -463,6 +462,10 @@ impl<'a> Schedule<'a> {
         let start = match known {
             Some(&(_, start)) => start,
             None => {
+                if self.tables.len() + 1 == needed.start {
+                    // Entry 0 would be at -1, which reads as `NONE`.
+                    self.tables.push(0);
+                }
                 let start = self.tables.len();
                 self.tables.extend_from_slice(part);
                 self.known_tables.push((part, start));

@@ -9,9 +9,9 @@ use crate::case::Case;
 /// A way of changing a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// Three tokens inserted near the start: one delta, rows move right by less than a page.
+    /// Three tokens inserted: one delta, rows move right by less than a page.
     Insert,
-    /// Five tokens deleted near the start: one delta, rows move left.
+    /// Five tokens deleted: one delta, rows move left.
     Delete,
     /// Insertions, deletions and a replacement of equal length at once: rows move both ways, and some
     /// neither move nor turn.
@@ -45,7 +45,8 @@ impl Pattern {
 
     /// The pattern's plan for a sequence of `rows` rows, and the ropes at the old and new positions.
     pub fn scene(self, case: &Case, rows: usize, random: &mut SmallRng) -> Scene {
-        let near = rows / 8;
+        // Anywhere, so that the first row that a call touches is in any page.
+        let near = random.random_range(0..rows.max(1));
         let plan = match self {
             Pattern::Insert => Plan::from_edits(rows, &[Edit::insert(near, 3)]),
             Pattern::Delete => Plan::from_edits(rows, &[Edit::delete(near..(near + 5).min(rows))]),
@@ -76,7 +77,7 @@ impl Pattern {
             }
             Pattern::Frequencies => {
                 let edits = [
-                    Edit::insert(near, 3),
+                    Edit::insert(rows / 8, 3),
                     Edit::delete(rows / 2..(rows / 2 + 9).min(rows)),
                 ];
                 Plan::from_edits_at(4_000, rows, &edits)
