@@ -35,20 +35,11 @@ pub(crate) fn in_place(
     };
     layer_count(rotations, layers.len())?;
     // Buffers first: a layout that fits one has a sane number of blocks.
-    let mut first = None;
+    let mut before = None;
     for (index, layer) in layers.enumerate() {
         buffers(index, layout, layer, moves)?;
-        let values = layer.values.is_some();
-        if moves && *first.get_or_insert(values) != values {
-            let has = |values| if values { "values" } else { "no values" };
-            return Err(argument(
-                "layers",
-                format!(
-                    "layer {index} has {}, those before it have {}",
-                    has(values),
-                    has(!values)
-                ),
-            ));
+        if moves {
+            values_alike(index, layer, &mut before)?;
         }
     }
     let values = layout.values.filter(|_| moves);
@@ -78,9 +69,11 @@ pub(crate) fn copy(
             ),
         ));
     }
+    let mut before = None;
     for (index, (&from, &to)) in src_layers.iter().zip(dst_layers).enumerate() {
         buffers(index, src, from, true)?;
         buffers(index, dst, to, true)?;
+        values_alike(index, from, &mut before)?;
         if from.values.is_some() != to.values.is_some() {
             return Err(argument(
                 "dst",
@@ -227,6 +220,24 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
         )));
     }
     Ok(())
+}
+
+/// Rows move with their values in every layer, or in none: one that has been forgotten would stay behind.
+/// `before`: whether the layers before this one have values.
+fn values_alike(index: usize, layer: Buffers, before: &mut Option<bool>) -> Result<()> {
+    let values = layer.values.is_some();
+    if *before.get_or_insert(values) == values {
+        return Ok(());
+    }
+    let has = |values| if values { "values" } else { "no values" };
+    Err(argument(
+        "layers",
+        format!(
+            "layer {index} has {}, those before it have {}",
+            has(values),
+            has(!values)
+        ),
+    ))
 }
 
 /// Source and destination rows in one buffer must have no block in common, or lie wholly apart.

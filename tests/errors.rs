@@ -359,6 +359,19 @@ fn some_layers_with_values_and_some_without() {
             Cpu::new().splice(&rotations(), layout(), &mut layers)
         },
     );
+    refused(
+        "layer 1 has values, those before it have no values",
+        |keys, _| {
+            let (old_keys, old_values) = ([1f32; LEN], [1f32; LEN]);
+            let from = [None, Some(&old_values[..])].map(|values| LayerRef {
+                keys: &old_keys,
+                values,
+            });
+            let (mut others, mut more) = ([0f32; LEN], [0f32; LEN]);
+            let mut layers = [Layer::keys_only(keys), Layer::new(&mut others, &mut more)];
+            Cpu::new().copy(&rotations(), layout(), &from, layout(), &mut layers)
+        },
+    );
     // To turn keys where they are, values are not needed.
     let (mut keys, mut values, mut others) = (vec![1f32; LEN], vec![1f32; LEN], vec![1f32; LEN]);
     let mut layers = [

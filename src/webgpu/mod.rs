@@ -88,7 +88,7 @@ pub struct Wgpu {
     queue: wgpu::Queue,
     pipelines: Arc<Pipelines>,
     pool: Pool,
-    scratch: OnceLock<wgpu::Buffer>,
+    scratch: Arc<OnceLock<wgpu::Buffer>>,
     /// Bound where a kernel has no source besides its destination.
     nothing: wgpu::Buffer,
     /// Bytes of a cache that are bound at once.
@@ -141,7 +141,7 @@ impl Wgpu {
             queue: queue.clone(),
             pipelines: Arc::new(pipelines),
             pool: Pool::default(),
-            scratch: OnceLock::new(),
+            scratch: Arc::default(),
             nothing,
             // Elements are counted in 32 bits, and the last of them is out of bounds on purpose.
             largest: (largest - largest % 4).min(4 << 30),
@@ -168,7 +168,7 @@ impl Wgpu {
             )));
         }
         self.largest = bytes - bytes % 4;
-        self.scratch = OnceLock::new();
+        self.scratch = Arc::default();
         Ok(self)
     }
 

@@ -376,12 +376,15 @@ unsafe fn long_group<S: Step, const G: usize>(
         for (i, slot) in turned.iter_mut().enumerate().skip(1) {
             *slot = S::turn(data[i], &table::<S>(turn, first + i, steps), &mut watch);
         }
-        for i in 0..G {
-            let a = src
-                .wrapping_add(window.place(first + i, steps))
-                .wrapping_offset(ahead);
-            prefetch(a);
-            prefetch(a.wrapping_offset(window.half));
+        // A step of one pair would ask for each line many times.
+        if S::PAIRS > 1 {
+            for i in 0..G {
+                let a = src
+                    .wrapping_add(window.place(first + i, steps))
+                    .wrapping_offset(ahead);
+                prefetch(a);
+                prefetch(a.wrapping_offset(window.half));
+            }
         }
         if !S::calm(watch) {
             cold();
