@@ -1,0 +1,102 @@
+// `rotate` and `copy`: rows that stay where they are, or go where no row is read.
+//
+//     K_new = R(p_new) · R(p_old)ᵀ · K_old
+//
+// The equation, for each pair (a, b) of a head vector, with the angle already composed into one table row:
+//
+//     a' = fma(a, cos, −(b · sin))        b' = fma(b, cos, a · sin)
+//
+// Mapping. The order of rows does not matter here, so the grid covers all of them: x is lanes × tiles of rows, y
+// is jobs (the keys or values of a layer). A block is items × heads × rows. A thread owns one item, that is two
+// 16-byte chunks of a head vector with both halves of their pairs, so no thread reads what another writes; it
+// walks down the rows of its tile, and its cosines and sines stay in registers until the delta changes.
+// Neighbouring threads take neighbouring chunks, then whatever is nearest in memory, heads or rows, so that every
+// sector that is fetched is used whole.
+//
+// What bounds it. Per row and thread: 32 bytes in, 32 bytes out, and about 150 instructions, a third of what a
+// multiprocessor issues in the time that the bytes take. So memory does, if enough of it is asked for at once:
+// `DEPTH` rows are loaded before the first of them is used, 128 bytes a thread; at two blocks of 256 threads that
+// is 64 KiB a multiprocessor, where latency times bandwidth is about 20.
+
+#include <rows.cuh>
+
+// Rows in flight.
+constexpr int DEPTH = 4;
+
+template <class Access>
+DEVICE void rotate(const u32* words, const Header& header, const Shape& shape) {
+    // 1. Which item of which head vector.
+    const u32 job = block_y();
+    const Lane lane = lane_of(shape);
+    const u32 start = lane.tile * lane.rows_at_once * header.steps;
+    const u32 end = min(header.rows, start + lane.rows_at_once * header.steps);
+    if (!lane.busy || start + lane.row >= end) {
+        return;
+    }
+    const Item item = item_of<Access>(shape, lane.item);
+    const End destination = End::of(shape.destination, at<u64>(words, header.destinations_at + 2 * job), lane, item);
+    const End source = End::of(shape.source, at<u64>(words, header.sources_at + 2 * job), lane, item);
+    const bool turns = item.turns && shape.cos_sin_at != NONE;
+
+    // 2. Down the rows.
+    Walk walk = Walk::from(words, header);
+    Turn<Access::COUNT> turn;
+    u32 turn_row = NONE;
+    for (u32 next = start + lane.row; next < end; next += DEPTH * lane.rows_at_once) {
+        Chunks<Access> held[DEPTH];
+        u64 target[DEPTH];
+        u32 turn_rows[DEPTH];
+        // 3. Read.
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++) {
+            const u32 at_row = next + k * lane.rows_at_once;
+            if (at_row >= end) {
+                continue;
+            }
+            const Row row = walk.at_row(at_row);
+            const u64 from = row_of(words, shape.source, row.src);
+            target[k] = header.in_place ? from : row_of(words, shape.destination, row.dst);
+            turn_rows[k] = turns ? row.turn : NONE;
+            held[k].a = Access::load(source.a + from);
+            if (item.two) {
+                held[k].b = Access::load(source.b + from);
+            }
+        }
+        // 4. Turn and write.
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++) {
+            if (next + k * lane.rows_at_once >= end) {
+                continue;
+            }
+            if (turn_rows[k] != NONE) {
+                if (turn_rows[k] != turn_row) {
+                    turn_row = turn_rows[k];
+                    turn_of<Access>(words, shape, item, turn_row, turn);
+                }
+                turn_chunks<Access>(held[k].a, held[k].b, turn, shape.inside);
+            }
+            Access::store(destination.a + target[k], held[k].a);
+            if (item.two) {
+                Access::store(destination.b + target[k], held[k].b);
+            }
+        }
+    }
+}
+
+DEVICE void rotate(const u32* words, const Header& header) {
+    const u32 index = at<u32>(words, header.shape_of_at + block_y());
+    const Shape& shape = at<Shape>(words, header.shapes_at + index * (sizeof(Shape) / 4));
+    if (shape.wide) {
+        rotate<Wide>(words, header, shape);
+    } else {
+        rotate<Narrow>(words, header, shape);
+    }
+}
+
+KERNEL(NAME(rotate, small), Parameters<SMALL>, parameters) {
+    rotate(words_of(parameters), at<Header>(parameters.words, 0));
+}
+
+KERNEL(NAME(rotate, large), Parameters<LARGE>, parameters) {
+    rotate(words_of(parameters), at<Header>(parameters.words, 0));
+}

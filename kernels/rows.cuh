@@ -1,0 +1,264 @@
+// What a kernel is told: which rows go where, and where rows lie. Written by src/cuda/abi.rs, whose structs are
+// held to these by a test.
+//
+// Everything is in `words`: the kernel's own parameters where they suffice, else a buffer of the caller's. Whoever
+// reads them need not know which. Indices named `..._at` count words from the start.
+
+#pragma once
+
+#include <numbers.cuh>
+
+constexpr u32 NONE = 0xffffffffu;
+
+// Words of a call's parameters: what every driver takes, and what drivers since CUDA 12.1 take.
+constexpr u32 SMALL = 1024;
+constexpr u32 LARGE = 8188;
+
+// Where rows lie. Strides in bytes.
+struct Side {
+    u64 batch_stride;
+    u64 block_stride;
+    u64 row_stride;
+    u64 head_stride;
+    u64 pack_stride;
+    // Dimensions of a pack.
+    u32 pack;
+    u32 block_rows;
+    // row / block_rows = (high half of row * magic, + row) >> shift, for rows below 2³¹.
+    u32 magic;
+    u32 shift;
+    // Where block 0 of the sequence is among the words; NONE: blocks are in order.
+    u32 table_at;
+    u32 unused;
+};
+
+// Everything that the keys (of one rope) or the values of all layers have in common.
+struct Shape {
+    Side source;
+    Side destination;
+    u32 batches;
+    u32 heads;
+    // Items of a head vector: first those that turn, then the chunks of the dimensions around the window, two by
+    // two. A thread takes one.
+    u32 items;
+    u32 turning_items;
+    u32 window;
+    u32 window_width;
+    // Dimensions from one item's first chunk to the next one's, and from an item's first chunk to its second.
+    u32 item_step;
+    u32 partner;
+    // Chunks around the window.
+    u32 around;
+    u32 pairs;
+    // The table's first row; NONE: nothing turns.
+    u32 cos_sin_at;
+    // How a block is shared out: items, then heads, then rows.
+    u32 group;
+    u32 head_group;
+    // 16 bytes at a time.
+    u32 wide;
+    // Pairs lie inside the chunks.
+    u32 inside;
+    u32 unused;
+};
+
+// Rows that follow each other on both sides. `before`: rows of all earlier spans.
+struct Span {
+    u32 src;
+    u32 dst;
+    u32 len;
+    u32 before;
+    // The table row of the first row; NONE: keys do not turn.
+    u32 turn;
+    u32 turn_step;
+};
+
+struct Header {
+    // 0: the words are the parameters.
+    u64 workspace;
+    u32 rows;
+    // `rotate`: rows that each thread takes.
+    u32 steps;
+    u32 spans_at;
+    u32 spans;
+    // Of each job (one layer's keys or values): two addresses, and which of the shapes it has.
+    u32 sources_at;
+    u32 destinations_at;
+    u32 shape_of_at;
+    u32 shapes_at;
+    // Rows stay where they are.
+    u32 in_place;
+    u32 unused;
+};
+
+template <u32 WORDS>
+struct alignas(16) Parameters {
+    u32 words[WORDS];
+};
+
+template <u32 WORDS>
+DEVICE const u32* words_of(const Parameters<WORDS>& parameters) {
+    const u64 workspace = reinterpret_cast<const Header*>(parameters.words)->workspace;
+    return workspace == 0 ? parameters.words : reinterpret_cast<const u32*>(workspace);
+}
+
+template <class T>
+DEVICE const T& at(const u32* words, u32 index) {
+    return *reinterpret_cast<const T*>(words + index);
+}
+
+// One thread's share of a head vector.
+struct Item {
+    bool turns;
+    // There is a second chunk.
+    bool two;
+    // The dimensions of both.
+    u32 a;
+    u32 b;
+    // Where its cosines are in a row of the table, the second half of them apart.
+    u32 first_pair;
+    u32 second_pair;
+};
+
+template <class Access>
+DEVICE Item item_of(const Shape& shape, u32 index) {
+    constexpr u32 COUNT = Access::COUNT;
+    Item item;
+    item.turns = index < shape.turning_items;
+    if (item.turns) {
+        item.two = true;
+        item.a = shape.window + index * shape.item_step;
+        item.b = item.a + shape.partner;
+        item.first_pair = index * (shape.inside ? COUNT / 2 : COUNT);
+        item.second_pair = item.first_pair + (shape.inside ? shape.pairs / 2 : COUNT / 2);
+        return item;
+    }
+    // Half of the chunks away, so that neighbouring threads touch neighbouring chunks.
+    const u32 first = index - shape.turning_items;
+    const u32 second = first + (shape.around + 1) / 2;
+    item.two = second < shape.around;
+    item.a = first * COUNT;
+    item.b = second * COUNT;
+    item.a += item.a >= shape.window ? shape.window_width : 0;
+    item.b += item.b >= shape.window ? shape.window_width : 0;
+    item.first_pair = item.second_pair = 0;
+    return item;
+}
+
+// The cosines and sines of an item's pairs, from a row of the table.
+template <class Access>
+DEVICE void turn_of(const u32* words, const Shape& shape, const Item& item, u32 row, Turn<Access::COUNT>& turn) {
+    const float* cos = &at<float>(words, shape.cos_sin_at) + static_cast<u64>(row) * (2 * shape.pairs);
+    const float* sin = cos + shape.pairs;
+    Access::floats(cos + item.first_pair, cos + item.second_pair, turn.cos);
+    Access::floats(sin + item.first_pair, sin + item.second_pair, turn.sin);
+}
+
+// A thread's place in its block, and its block's in the grid.
+struct Lane {
+    u32 batch;
+    u32 head;
+    u32 item;
+    // Of the rows that the block takes at once.
+    u32 row;
+    u32 rows_at_once;
+    // Of the blocks that share a lane.
+    u32 tile;
+    bool busy;
+};
+
+DEVICE Lane lane_of(const Shape& shape) {
+    const u32 item_groups = (shape.items + shape.group - 1) / shape.group;
+    const u32 head_groups = (shape.heads + shape.head_group - 1) / shape.head_group;
+    const u32 lanes = shape.batches * head_groups * item_groups;
+    const u32 block = block_x() % lanes;
+    const u32 thread = thread_index();
+    const u32 vector = thread / shape.group;
+    Lane lane;
+    lane.tile = block_x() / lanes;
+    lane.item = block % item_groups * shape.group + thread % shape.group;
+    lane.head = block / item_groups % head_groups * shape.head_group + vector % shape.head_group;
+    lane.batch = block / item_groups / head_groups;
+    lane.row = vector / shape.head_group;
+    lane.rows_at_once = thread_count() / (shape.group * shape.head_group);
+    lane.busy = lane.item < shape.items && lane.head < shape.heads && lane.row < lane.rows_at_once;
+    return lane;
+}
+
+// Where a dimension of a head vector is, from the start of its row.
+DEVICE u64 dim_of(const Side& side, u32 dim) {
+    return dim / side.pack * side.pack_stride + dim % side.pack * SIZE;
+}
+
+// Where a row is, from the first one.
+DEVICE u64 row_of(const u32* words, const Side& side, u32 row) {
+    u32 block = (multiply_high(row, side.magic) + row) >> side.shift;
+    const u32 inside = row - block * side.block_rows;
+    if (side.table_at != NONE) {
+        block = at<u32>(words, side.table_at + block);
+    }
+    return block * side.block_stride + inside * side.row_stride;
+}
+
+// Where one thread's chunks are, but for the row.
+struct End {
+    u64 a;
+    u64 b;
+
+    DEVICE End of(const Side& side, u64 base, const Lane& lane, const Item& item) {
+        const u64 vector = base + lane.batch * side.batch_stride + lane.head * side.head_stride;
+        return End{vector + dim_of(side, item.a), vector + dim_of(side, item.b)};
+    }
+};
+
+// A row of the call: where it is, where it goes, and the row of the table that turns it (NONE: none).
+struct Row {
+    u32 src;
+    u32 dst;
+    u32 turn;
+};
+
+// Goes through the call's rows, in its order.
+struct Walk {
+    const u32* words;
+    u32 spans_at;
+    u32 spans;
+    u32 index;
+    Span span;
+
+    DEVICE Walk from(const u32* words, const Header& header) {
+        Walk walk{words, header.spans_at, header.spans, 0, {}};
+        walk.load();
+        return walk;
+    }
+
+    __device__ __forceinline__ void load() { span = at<Span>(words, spans_at + index * (sizeof(Span) / 4)); }
+
+    // Row `row` of the order; no row before the last one's span. A span that moves right goes from its last row to
+    // its first, so that no row lands on one that has not been read yet.
+    __device__ __forceinline__ Row at_row(u32 row) {
+        if (row - span.before >= span.len) {
+            u32 low = index, high = spans;
+            while (high - low > 1) {
+                const u32 middle = low + (high - low) / 2;
+                const u32 before = at<Span>(words, spans_at + middle * (sizeof(Span) / 4)).before;
+                (before <= row ? low : high) = middle;
+            }
+            index = low;
+            load();
+        }
+        u32 inside = row - span.before;
+        if (span.dst > span.src) {
+            inside = span.len - 1 - inside;
+        }
+        const u32 turn = span.turn == NONE ? NONE : span.turn + inside * span.turn_step;
+        return Row{span.src + inside, span.dst + inside, turn};
+    }
+};
+
+// Both chunks of a thread in one row.
+template <class Access>
+struct Chunks {
+    typename Access::Chunk a;
+    typename Access::Chunk b;
+};
