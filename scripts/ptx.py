@@ -28,8 +28,8 @@ def nvrtc():
     return library
 
 
-def compile(library, source, options):
-    """What NVRTC makes of a file of kernels/."""
+def compile(library, kernels, source, capability, element):
+    """What NVRTC makes of a file of a folder of kernels."""
 
     def text(size_of, get):
         size = ctypes.c_size_t()
@@ -41,9 +41,10 @@ def compile(library, source, options):
     program = ctypes.c_void_p()
     # Neither the name nor the headers' folder reach the output.
     library.nvrtcCreateProgram(
-        ctypes.byref(program), (KERNELS / source).read_bytes(), source.encode(), 0, None, None
+        ctypes.byref(program), (kernels / source).read_bytes(), source.encode(), 0, None, None
     )
-    options = [f"--include-path={KERNELS}", "--std=c++17", *options]
+    options = [f"--include-path={kernels}", "--std=c++17", f"--gpu-architecture=compute_{capability}"]
+    options += [f"--define-macro=ELEMENT={element.upper()}"] if element else []
     status = library.nvrtcCompileProgram(
         program, len(options), (ctypes.c_char_p * len(options))(*map(str.encode, options))
     )
@@ -73,9 +74,7 @@ def generated():
     library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     files = {}
     for name, (verb, element, capability) in IMAGES.items():
-        options = [f"--gpu-architecture=compute_{capability}"]
-        options += [f"--define-macro=ELEMENT={element.upper()}"] if element else []
-        ptx = tidied(compile(library, f"{verb}.cu", options))
+        ptx = tidied(compile(library, KERNELS, f"{verb}.cu", capability, element))
         what = f"kernels/{verb}.cu" + (f" for {element}" if element else "")
         head = f"// Generated from {what} by scripts/ptx (NVRTC {major.value}.{minor.value}). Not to be edited.\n"
         files[f"{name}.ptx"] = head + ptx
