@@ -508,8 +508,8 @@ fn workspaces_that_do_not_do() {
         let (rotations, layout) = (scattered(), CacheLayout::from(layout::<f32>()));
         let mut workspace = gpu.workspace(&rotations, layout, 1).unwrap();
         let workspace = CudaWorkspace {
-            address: workspace.device_ptr_mut(&gpu.stream).0 + 4,
             len: workspace.len(),
+            address: workspace.device_ptr_mut(&gpu.stream).0 + 4,
         };
         let layer = cache.raw(&gpu.stream);
         // SAFETY: the layer is of slices that nobody else uses.
