@@ -71,7 +71,10 @@ DEVICE float one_nan(float number) { return number != number ? as_float(0x7fffff
 DEVICE float multiply(float a, float b) { return one_nan(a * b); }
 DEVICE float multiply_add(float a, float b, float c) { return one_nan(__builtin_fmaf(a, b, c)); }
 
-DEVICE float from_f16(u16 half) { return one_nan(static_cast<float>(__builtin_bit_cast(_Float16, half))); }
+DEVICE float from_f16(u16 half) {
+    const float number = static_cast<float>(__builtin_bit_cast(_Float16, half));
+    return (half & 0x7fffu) > 0x7c00u ? as_float(0x7fffffffu) : number;
+}
 DEVICE u16 to_f16(float number) {
     const u16 half = __builtin_bit_cast(u16, static_cast<_Float16>(number));
     return number != number ? 0x7fffu : half;

@@ -235,14 +235,14 @@ CUresult Machine::run(const Launch& what) {
 
 Range Machine::find(u64 address, u32 bytes, bool write) {
     const char* verb = write ? "writes" : "reads";
-    const Range range = memory::find(launch->context, address, bytes);
-    if (range.states == nullptr) {
-        fail(CUDA_ERROR_ILLEGAL_ADDRESS, "address: %s %s %u bytes at 0x%llx: %s", here().c_str(), verb, bytes, address,
-             memory::nearest(address).c_str());
-    }
     if (address % bytes != 0) {
         fail(CUDA_ERROR_MISALIGNED_ADDRESS, "alignment: %s %s %u bytes at 0x%llx, %s", here().c_str(), verb, bytes,
              address, memory::nearest(address).c_str());
+    }
+    const Range range = memory::find(launch->context, address, bytes);
+    if (range.states == nullptr) {
+        fail(CUDA_ERROR_ILLEGAL_ADDRESS, "address: %s %s %u bytes at 0x%llx, %s", here().c_str(), verb, bytes, address,
+             memory::nearest(address).c_str());
     }
     return range;
 }

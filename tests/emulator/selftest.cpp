@@ -1,10 +1,9 @@
-// The emulator's own test: that sound kernels pass, bit for bit, that what a driver refuses is refused, and, given
-// the name of a fault that was planted in the kernels, that they are found out (scripts/planted-faults).
+// The emulator's own test: sound kernels pass, bit for bit, and what a driver refuses is refused. It fails if there
+// is a fault in the kernels; scripts/planted-faults counts on that.
 //
-//   selftest LIBCUDA [FAULT]
+//   selftest LIBCUDA [guarded|exact]     with keys between guards alone, or in allocations of their size alone
 //
-// It launches the kernels as src/cuda does, on the simplest cache: [layers][heads][rows][dim] in f16, split in
-// halves.
+// It launches the kernels as src/cuda does, on the simplest cache: [heads][rows][dim] in f16, paired half-split.
 
 #include <dlfcn.h>
 
@@ -127,16 +126,6 @@ Parameters<SMALL> call_of(u64 keys, const std::vector<Span>& spans, u32 rows, bo
     return parameters;
 }
 
-struct Turned {
-    std::vector<u16> keys;
-    std::vector<float> cos_sin;
-};
-
-u16 random_key(std::mt19937& random) {
-    // Any bits: NaNs, infinities and subnormals among them.
-    return static_cast<u16>(random());
-}
-
 // A row of one head, turned; what this processor's own numbers say, one by one.
 void turn_row(u16* row, const float* cos_sin) {
     for (u32 i = 0; i < PAIRS; i++) {
@@ -156,75 +145,85 @@ CUresult launch(CUfunction function, u32 blocks, u32 threads, Parameters<SMALL>&
                 static_cast<void**>(nullptr));
 }
 
-std::vector<u16> read_back(CUdeviceptr memory) {
-    std::vector<u16> keys(ELEMENTS);
-    expect(call("cuMemcpyDtoH_v2", static_cast<void*>(keys.data()), memory, 2 * ELEMENTS), CUDA_SUCCESS, "copy back");
-    return keys;
-}
+// Keys in device memory: all of an allocation, so that what goes past them is illegal, or between guards.
+class Keys {
+   public:
+    Keys(bool guarded, std::mt19937& random) : guard(guarded ? 128 : 0), host(ELEMENTS + 2 * guard) {
+        // Any bits: NaNs, infinities and subnormals among them.
+        for (u16& key : host) {
+            key = static_cast<u16>(random());
+        }
+        expect(call("cuMemAlloc_v2", &memory, bytes()), CUDA_SUCCESS, "allocate");
+        expect(call("cuMemcpyHtoD_v2", memory, static_cast<const void*>(host.data()), bytes()), CUDA_SUCCESS, "copy");
+    }
+    ~Keys() { expect(call("cuMemFree_v2", memory), CUDA_SUCCESS, "free"); }
+    Keys(const Keys&) = delete;
+    Keys& operator=(const Keys&) = delete;
 
+    CUdeviceptr address() const { return memory + 2 * guard; }
+    u16* row(u32 head, u32 row) { return &host[guard + (head * ROWS + row) * DIM]; }
+    // What the device has, guards included, is what the host has.
+    bool are_there() const {
+        std::vector<u16> back(host.size());
+        expect(call("cuMemcpyDtoH_v2", static_cast<void*>(back.data()), memory, bytes()), CUDA_SUCCESS, "copy back");
+        return back == host;
+    }
+
+   private:
+    std::size_t bytes() const { return 2 * host.size(); }
+
+    std::size_t guard;
+    std::vector<u16> host;
+    CUdeviceptr memory = 0;
+};
+
+// Some of a block's threads have nothing to do.
+constexpr u32 THREADS = 66;
+
+u32 blocks_of(bool wide) { return (wide ? PAIRS / 8 : PAIRS) / GROUP * HEADS; }
+
+// Two spans that move further than a block's tiles reach, so that the order of rows matters.
+constexpr u32 MOVED = 150;
 std::vector<Span> spans_of(bool right) {
-    // Two spans, and a row between them that stays.
-    const u32 by = 3;
     if (right) {
-        return {{110, 110 + by, 80, 0, 0, 0}, {5, 5 + by, 100, 80, 0, 0}};
+        return {{100, 140, 60, 0, 0, 0}, {5, 45, 90, 60, 0, 0}};
     }
-    return {{5 + by, 5, 100, 0, 0, 0}, {110 + by, 110, 80, 100, 0, 0}};
+    return {{45, 5, 90, 0, 0, 0}, {140, 100, 60, 90, 0, 0}};
 }
 
-CUresult run_splice(bool right, bool wide, std::mt19937& random, const std::vector<float>& cos_sin, const char* what) {
-    std::vector<u16> keys(ELEMENTS);
-    for (u16& key : keys) {
-        key = random_key(random);
-    }
-    CUdeviceptr memory;
-    expect(call("cuMemAlloc_v2", &memory, 2 * ELEMENTS), CUDA_SUCCESS, "allocate");
-    expect(call("cuMemcpyHtoD_v2", memory, static_cast<const void*>(keys.data()), 2 * ELEMENTS), CUDA_SUCCESS, "copy");
+void check_splice(bool right, bool wide, bool guarded, std::mt19937& random, const std::vector<float>& cos_sin) {
     const std::vector<Span> spans = spans_of(right);
-    Parameters<SMALL> parameters = call_of(memory, spans, 180, false, wide, cos_sin.data());
-    const u32 groups = (wide ? PAIRS / 8 : PAIRS) / GROUP;
-    const CUresult result = launch(splice_kernel, groups * HEADS, 64, parameters);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
-    std::vector<u16> wanted = keys;
-    for (const Span& span : spans) {
-        for (u32 head = 0; head < HEADS; head++) {
+    Keys keys(guarded, random);
+    Parameters<SMALL> parameters = call_of(keys.address(), spans, MOVED, false, wide, cos_sin.data());
+    expect(launch(splice_kernel, blocks_of(wide), THREADS, parameters), CUDA_SUCCESS, "splice");
+    for (u32 head = 0; head < HEADS; head++) {
+        const std::vector<u16> before(keys.row(head, 0), keys.row(head, 0) + ROWS * DIM);
+        for (const Span& span : spans) {
             for (u32 i = 0; i < span.len; i++) {
-                u16* to = &wanted[(head * ROWS + span.dst + i) * DIM];
-                std::memcpy(to, &keys[(head * ROWS + span.src + i) * DIM], 2 * DIM);
-                turn_row(to, cos_sin.data());
+                std::memcpy(keys.row(head, span.dst + i), &before[(span.src + i) * DIM], 2 * DIM);
+                turn_row(keys.row(head, span.dst + i), cos_sin.data());
             }
         }
     }
-    expect(read_back(memory) == wanted, what);
-    expect(call("cuMemFree_v2", memory), CUDA_SUCCESS, "free");
-    return CUDA_SUCCESS;
+    expect(keys.are_there(), right ? "rows after a splice to the right" : "rows after a splice to the left");
 }
 
-CUresult run_rotate(bool wide, std::mt19937& random, const std::vector<float>& cos_sin, u32 repeats = 1) {
-    std::vector<u16> keys(ELEMENTS);
-    for (u16& key : keys) {
-        key = random_key(random);
+Parameters<SMALL> rotate_of(const Keys& keys, bool wide, const std::vector<float>& cos_sin) {
+    return call_of(keys.address(), {{0, 0, ROWS, 0, 0, 0}}, ROWS, true, wide, cos_sin.data());
+}
+
+void turn_all(Keys& keys, const std::vector<float>& cos_sin) {
+    for (u32 row = 0; row < HEADS * ROWS; row++) {
+        turn_row(keys.row(0, row), cos_sin.data());
     }
-    CUdeviceptr memory;
-    expect(call("cuMemAlloc_v2", &memory, 2 * ELEMENTS), CUDA_SUCCESS, "allocate");
-    expect(call("cuMemcpyHtoD_v2", memory, static_cast<const void*>(keys.data()), 2 * ELEMENTS), CUDA_SUCCESS, "copy");
-    Parameters<SMALL> parameters = call_of(memory, {{0, 0, ROWS, 0, 0, 0}}, ROWS, true, wide, cos_sin.data());
-    const u32 groups = (wide ? PAIRS / 8 : PAIRS) / GROUP;
-    for (u32 i = 0; i < repeats; i++) {
-        const CUresult result = launch(rotate_kernel, groups * HEADS, 64, parameters);
-        if (result != CUDA_SUCCESS) {
-            return result;
-        }
-    }
-    if (repeats == 1) {
-        for (u32 row = 0; row < HEADS * ROWS; row++) {
-            turn_row(&keys[row * DIM], cos_sin.data());
-        }
-        expect(read_back(memory) == keys, "rotate");
-    }
-    expect(call("cuMemFree_v2", memory), CUDA_SUCCESS, "free");
-    return CUDA_SUCCESS;
+}
+
+void check_rotate(bool wide, bool guarded, std::mt19937& random, const std::vector<float>& cos_sin) {
+    Keys keys(guarded, random);
+    Parameters<SMALL> parameters = rotate_of(keys, wide, cos_sin);
+    expect(launch(rotate_kernel, blocks_of(wide), THREADS, parameters), CUDA_SUCCESS, "rotate");
+    turn_all(keys, cos_sin);
+    expect(keys.are_there(), "rows after rotate");
 }
 
 void set_up() {
@@ -254,54 +253,54 @@ void set_up() {
     expect(get(&splice_kernel, "splice_f16_small"), CUDA_SUCCESS, "splice");
 }
 
-void check_driver(std::mt19937& random, const std::vector<float>& cos_sin) {
-    CUdeviceptr memory;
-    expect(call("cuMemAlloc_v2", &memory, 2 * ELEMENTS), CUDA_SUCCESS, "allocate");
-    Parameters<SMALL> parameters = call_of(memory, {{0, 0, ROWS, 0, 0, 0}}, ROWS, true, true, cos_sin.data());
+void check_launches(std::mt19937& random, const std::vector<float>& cos_sin) {
+    Keys keys(false, random);
+    Parameters<SMALL> parameters = rotate_of(keys, true, cos_sin);
     expect(launch(rotate_kernel, 2, 257, parameters), CUDA_ERROR_INVALID_VALUE, "more threads than .maxntid");
     expect(launch(rotate_kernel, 0, 64, parameters), CUDA_ERROR_INVALID_VALUE, "no blocks");
     expect(launch(reinterpret_cast<CUfunction>(1), 2, 64, parameters), CUDA_ERROR_INVALID_HANDLE, "no function");
+    expect(keys.are_there(), "a refused launch does nothing");
+}
 
-    // A launch that is captured happens at each replay, with what its parameters were.
+// A launch that is captured happens at each replay, with what its parameters were.
+void check_capture(std::mt19937& random, const std::vector<float>& cos_sin) {
+    Keys keys(false, random);
+    Parameters<SMALL> parameters = rotate_of(keys, true, cos_sin);
     CUstream stream;
     expect(call("cuStreamCreate", &stream, 1u), CUDA_SUCCESS, "stream");
-    const std::vector<u16> before = read_back(memory);
     expect(call("cuStreamBeginCapture_v2", stream, 0), CUDA_SUCCESS, "capture");
     const u64 launches = count("launches"), waits = count("synchronisations"), copies = count("copies");
-    expect(launch(rotate_kernel, 2, 64, parameters, stream), CUDA_SUCCESS, "captured launch");
+    expect(launch(rotate_kernel, blocks_of(true), THREADS, parameters, stream), CUDA_SUCCESS, "captured launch");
     expect(count("launches") == launches + 1 && count("synchronisations") == waits && count("copies") == copies,
            "one launch and nothing else");
     CUgraph graph;
     expect(call("cuStreamEndCapture", stream, &graph), CUDA_SUCCESS, "end of capture");
-    expect(read_back(memory) == before, "a captured launch does nothing");
+    expect(keys.are_there(), "a captured launch does nothing yet");
     std::memset(&parameters, 0, sizeof parameters);
     CUgraphExec exec;
     expect(call("cuGraphInstantiateWithFlags", &exec, graph, 0ull), CUDA_SUCCESS, "instantiate");
     expect(call("cuGraphDestroy", graph), CUDA_SUCCESS, "destroy");
     expect(call("cuGraphDestroy", graph), CUDA_ERROR_INVALID_HANDLE, "destroy twice");
-    std::vector<u16> wanted = before;
     for (int replay = 0; replay < 2; replay++) {
         expect(call("cuGraphLaunch", exec, stream), CUDA_SUCCESS, "replay");
-        for (u32 row = 0; row < HEADS * ROWS; row++) {
-            turn_row(&wanted[row * DIM], cos_sin.data());
-        }
-        expect(read_back(memory) == wanted, "a replay turns");
+        turn_all(keys, cos_sin);
+        expect(keys.are_there(), "a replay turns");
     }
     expect(call("cuStreamBeginCapture_v2", stream, 0), CUDA_SUCCESS, "capture");
     CUdeviceptr other;
     expect(call("cuMemAlloc_v2", &other, std::size_t{8}), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "allocate in capture");
     expect(call("cuStreamEndCapture", stream, &graph), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "a broken capture");
+}
 
-    dlsym(library, "emulator_fail_allocation");
+void check_memory() {
+    CUdeviceptr memory;
     reinterpret_cast<void (*)(u64)>(dlsym(library, "emulator_fail_allocation"))(1);
-    expect(call("cuMemAlloc_v2", &other, std::size_t{8}), CUDA_ERROR_OUT_OF_MEMORY, "a refused allocation");
-    expect(call("cuMemAlloc_v2", &other, std::size_t{8}), CUDA_SUCCESS, "the next one");
-    expect(call("cuMemFree_v2", other), CUDA_SUCCESS, "free");
-    expect(call("cuMemFree_v2", other), CUDA_ERROR_INVALID_VALUE, "free twice");
+    expect(call("cuMemAlloc_v2", &memory, std::size_t{64}), CUDA_ERROR_OUT_OF_MEMORY, "a refused allocation");
+    expect(call("cuMemAlloc_v2", &memory, std::size_t{64}), CUDA_SUCCESS, "the next one");
+    expect(call("cuMemcpyDtoD_v2", memory + 2, memory, std::size_t{64}), CUDA_ERROR_INVALID_VALUE, "past the end");
     expect(call("cuMemFree_v2", memory + 2), CUDA_ERROR_INVALID_VALUE, "free the middle");
-    expect(call("cuMemcpyDtoD_v2", memory + 2, memory, 2 * ELEMENTS), CUDA_ERROR_INVALID_VALUE, "copy past the end");
     expect(call("cuMemFree_v2", memory), CUDA_SUCCESS, "free");
-    (void)random;
+    expect(call("cuMemFree_v2", memory), CUDA_ERROR_INVALID_VALUE, "free twice");
 }
 
 void check_context() {
@@ -319,33 +318,36 @@ void check_context() {
     expect(call("cuDevicePrimaryCtxRelease_v2", 0), CUDA_ERROR_INVALID_CONTEXT, "release twice");
 }
 
+// How fast the emulator is.
 void measure(std::mt19937& random, const std::vector<float>& cos_sin) {
-    const auto time = [](auto work) {
+    Keys keys(false, random);
+    constexpr double REPEATS = 200;
+    const auto time = [](CUfunction function, bool wide, Parameters<SMALL> parameters) {
         const auto start = std::chrono::steady_clock::now();
-        work();
-        return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+        for (u32 i = 0; i < REPEATS; i++) {
+            expect(launch(function, blocks_of(wide), THREADS, parameters), CUDA_SUCCESS, "a timed launch");
+        }
+        return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count() / REPEATS;
     };
-    constexpr u32 REPEATS = 200;
-    for (const bool wide : {true, false}) {
-        const double whole = time([&] { run_rotate(wide, random, cos_sin, REPEATS); });
-        std::printf("rotate, %s: %.1f ns for each access\n", wide ? "16 bytes" : "2 bytes",
-                    whole / REPEATS / (4.0 * HEADS * ROWS * PAIRS / (wide ? 8 : 1)));
-    }
-    u32 barriers = 0;
-    double whole = 0;
-    for (u32 i = 0; i < REPEATS; i++) {
-        whole += time([&] { run_splice(i % 2, true, random, cos_sin, "splice"); });
-        // Sixteen rows a block and round, two a thread.
-        barriers += HEADS * 64 * ((180 + 31) / 32);
-    }
-    std::printf("splice: %.1f ns for each thread and barrier, with its four accesses a row\n", whole / barriers);
+    const auto print = [](const char* what, double nanoseconds, double accesses) {
+        std::printf("%s: %.1f ns for each access\n", what, nanoseconds / accesses);
+    };
+    const double wide = HEADS * PAIRS / 8, narrow = HEADS * PAIRS;
+    print("rotate, 16 bytes", time(rotate_kernel, true, rotate_of(keys, true, cos_sin)), 4 * wide * ROWS);
+    print("rotate, 2 bytes", time(rotate_kernel, false, rotate_of(keys, false, cos_sin)), 4 * narrow * ROWS);
+    const auto splice = [&](bool wide) {
+        return call_of(keys.address(), spans_of(true), MOVED, false, wide, cos_sin.data());
+    };
+    // A thread has two rows for each barrier, that is eight accesses.
+    print("splice, 16 bytes and an eighth of a barrier", time(splice_kernel, true, splice(true)), 4 * wide * MOVED);
+    print("splice, 2 bytes and an eighth of a barrier", time(splice_kernel, false, splice(false)), 4 * narrow * MOVED);
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
     if (count < 2 || (library = dlopen(arguments[1], RTLD_NOW)) == nullptr) {
-        std::printf("selftest LIBCUDA [planted]: %s\n", count < 2 ? "no library" : dlerror());
+        std::printf("selftest LIBCUDA: %s\n", count < 2 ? "no library" : dlerror());
         return 2;
     }
     const u32 seed = std::random_device{}();
@@ -359,11 +361,18 @@ int main(int count, char** arguments) {
     }
     set_up();
     for (const bool wide : {true, false}) {
-        expect(run_rotate(wide, random, cos_sin), CUDA_SUCCESS, "rotate");
-        expect(run_splice(false, wide, random, cos_sin, "a splice to the left"), CUDA_SUCCESS, "splice to the left");
-        expect(run_splice(true, wide, random, cos_sin, "a splice to the right"), CUDA_SUCCESS, "splice to the right");
+        for (const bool guarded : {true, false}) {
+            if (count == 3 && guarded != (std::strcmp(arguments[2], "guarded") == 0)) {
+                continue;
+            }
+            check_rotate(wide, guarded, random, cos_sin);
+            check_splice(false, wide, guarded, random, cos_sin);
+            check_splice(true, wide, guarded, random, cos_sin);
+        }
     }
-    check_driver(random, cos_sin);
+    check_launches(random, cos_sin);
+    check_capture(random, cos_sin);
+    check_memory();
     measure(random, cos_sin);
     check_context();
     std::printf("passed\n");
