@@ -13,10 +13,15 @@
 // Neighbouring threads take neighbouring chunks, then whatever is nearest in memory, heads or rows, so that every
 // sector that is fetched is used whole.
 //
-// What bounds it. Per row and thread: 32 bytes in, 32 bytes out, and about 150 instructions, a third of what a
-// multiprocessor issues in the time that the bytes take. So memory does, if enough of it is asked for at once:
+// What bounds it. Per row and thread: 32 bytes in, 32 bytes out, and about 116 instructions in f16, a quarter of what
+// a multiprocessor issues in the time that the bytes take. So memory does, if enough of it is asked for at once:
 // `DEPTH` rows are loaded before the first of them is used, 128 bytes a thread; at two blocks of 256 threads that
 // is 64 KiB a multiprocessor, where latency times bandwidth is about 20.
+//
+// Loads are on their way together only if nothing between them waits, and the device waits by counters, of which a
+// load that is used in another block of code than its own shares one with all others of that kind. So all places
+// are worked out before the first load, and every load is under one condition, short enough to become a predicate
+// instead of a branch. `scripts/sass` holds the compiler to it.
 
 #include <rows.cuh>
 
@@ -37,32 +42,41 @@ DEVICE void rotate(const u32* words, const Header& header, const Shape& shape) {
     const End destination = End::of(shape.destination, at<u64>(words, header.destinations_at + 2 * job), lane, item);
     const End source = End::of(shape.source, at<u64>(words, header.sources_at + 2 * job), lane, item);
     const bool turns = item.turns && shape.cos_sin_at != NONE;
+    // Copies, which stay in registers; what is read through a reference is read again for every row. The destination
+    // is: only copies ask for it, and while their loads are on their way.
+    const Side side = shape.source;
+    const bool inside = shape.inside;
+    const bool in_place = header.in_place;
 
     // 2. Down the rows.
     Walk walk = Walk::from(words, header);
     Turn<Access::COUNT> turn;
     u32 turn_row = NONE;
     for (u32 next = start + lane.row; next < end; next += DEPTH * lane.rows_at_once) {
-        Chunks<Access> held[DEPTH];
-        u64 target[DEPTH];
+        u64 from[DEPTH];
+        u32 to[DEPTH];
         u32 turn_rows[DEPTH];
-        // 3. Read.
+        // 3. Where. Past the end, where the last row is: nothing is loaded there.
 #pragma unroll
         for (int k = 0; k < DEPTH; k++) {
-            const u32 at_row = next + k * lane.rows_at_once;
-            if (at_row >= end) {
-                continue;
-            }
-            const Row row = walk.at_row(at_row);
-            const u64 from = row_of(words, shape.source, row.src);
-            target[k] = header.in_place ? from : row_of(words, shape.destination, row.dst);
+            const Row row = walk.at_row(min(next + k * lane.rows_at_once, end - 1));
+            from[k] = row_of(words, side, row.src);
+            to[k] = row.dst;
             turn_rows[k] = turns ? row.turn : NONE;
-            held[k].a = Access::load(source.a + from);
-            if (item.two) {
-                held[k].b = Access::load(source.b + from);
+        }
+        // 4. Read.
+        Chunks<Access> held[DEPTH];
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++) {
+            const bool used = next + k * lane.rows_at_once < end;
+            if (used) {
+                held[k].a = Access::load(source.a + from[k]);
+            }
+            if (used && item.two) {
+                held[k].b = Access::load(source.b + from[k]);
             }
         }
-        // 4. Turn and write.
+        // 5. Turn and write.
 #pragma unroll
         for (int k = 0; k < DEPTH; k++) {
             if (next + k * lane.rows_at_once >= end) {
@@ -73,11 +87,12 @@ DEVICE void rotate(const u32* words, const Header& header, const Shape& shape) {
                     turn_row = turn_rows[k];
                     turn_of<Access>(words, shape, item, turn_row, turn);
                 }
-                turn_chunks<Access>(held[k].a, held[k].b, turn, shape.inside);
+                turn_chunks<Access>(held[k].a, held[k].b, turn, inside);
             }
-            Access::store(destination.a + target[k], held[k].a);
+            const u64 target = in_place ? from[k] : row_of(words, shape.destination, to[k]);
+            Access::store(destination.a + target, held[k].a);
             if (item.two) {
-                Access::store(destination.b + target[k], held[k].b);
+                Access::store(destination.b + target, held[k].b);
             }
         }
     }

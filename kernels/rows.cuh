@@ -218,41 +218,66 @@ struct Row {
     u32 turn;
 };
 
-// Goes through the call's rows, in its order.
+// Goes through the call's rows, in its order. A span that moves right goes from its last row to its first, so that
+// no row lands on one that has not been read yet.
+//
+// What rows need is worked out when their span is entered, into steps along the order. A row then costs three
+// products, and does not wait: for fields kept as they were loaded the device would wait at every row, and with them
+// for all else that is on its way, which is the cache's rows.
 struct Walk {
     const u32* words;
     u32 spans_at;
     u32 spans;
     u32 index;
-    Span span;
+    // The span's rows in the order.
+    u32 before;
+    u32 len;
+    // In row `i` of the order: `src = first_src + i * step`, `dst = src + shift`, `turn = first_turn + i * turn_step`,
+    // all modulo 2³².
+    u32 first_src;
+    u32 step;
+    u32 shift;
+    u32 first_turn;
+    u32 turn_step;
 
     DEVICE Walk from(const u32* words, const Header& header) {
-        Walk walk{words, header.spans_at, header.spans, 0, {}};
-        walk.load();
+        Walk walk{words, header.spans_at, header.spans, 0, 0, 0, 0, 0, 0, 0, 0};
+        walk.enter();
         return walk;
     }
 
-    __device__ __forceinline__ void load() { span = at<Span>(words, spans_at + index * (sizeof(Span) / 4)); }
+    __device__ __forceinline__ const Span& span(u32 index) const {
+        return at<Span>(words, spans_at + index * (sizeof(Span) / 4));
+    }
 
-    // Row `row` of the order; no row before the last one's span. A span that moves right goes from its last row to
-    // its first, so that no row lands on one that has not been read yet.
+    __device__ __forceinline__ void enter() {
+        const Span entered = span(index);
+        const bool right = entered.dst > entered.src;
+        const bool turns = entered.turn != NONE;
+        before = entered.before;
+        len = entered.len;
+        shift = entered.dst - entered.src;
+        step = right ? -1u : 1;
+        turn_step = turns ? entered.turn_step * step : 0;
+        // The row of the order at which the span's first row would be, and from there to the order's row 0.
+        const u32 origin = right ? before + len - 1 : before;
+        first_src = entered.src - origin * step;
+        first_turn = entered.turn - origin * turn_step;
+    }
+
+    // Row `row` of the order; no row before the last one's span.
     __device__ __forceinline__ Row at_row(u32 row) {
-        if (row - span.before >= span.len) {
+        if (row - before >= len) {
             u32 low = index, high = spans;
             while (high - low > 1) {
                 const u32 middle = low + (high - low) / 2;
-                const u32 before = at<Span>(words, spans_at + middle * (sizeof(Span) / 4)).before;
-                (before <= row ? low : high) = middle;
+                (span(middle).before <= row ? low : high) = middle;
             }
             index = low;
-            load();
+            enter();
         }
-        u32 inside = row - span.before;
-        if (span.dst > span.src) {
-            inside = span.len - 1 - inside;
-        }
-        const u32 turn = span.turn == NONE ? NONE : span.turn + inside * span.turn_step;
-        return Row{span.src + inside, span.dst + inside, turn};
+        const u32 src = first_src + row * step;
+        return Row{src, src + shift, first_turn + row * turn_step};
     }
 };
 

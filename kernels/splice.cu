@@ -11,11 +11,15 @@
 // of its own down the rows: a lane. y is jobs, x is lanes, and one block walks the lanes of its items and heads,
 // tile by tile, to the end. A tile is in registers before any of it is written:
 //
-//     load tile t + 1;  barrier;  turn and store tile t
+//     load tile t;  barrier;  turn and store tile t
 //
 // One barrier a tile is enough. What tile t overwrites are sources of tile t or of earlier ones: those of t have
-// been loaded by every thread of the block when the barrier opens, and other blocks have other dimensions. So the
-// next tile's loads need not wait for anything, and are on their way while this one is turned and stored.
+// been loaded by every thread of the block when the barrier opens, and other blocks have other dimensions. So a
+// thread that has stored its share of tile t need not wait to load tile t + 1.
+//
+// No second tile is loaded ahead: all loads that wait for nothing between them (`rotate.cu`) share one counter, so
+// waiting for tile t would be waiting for tile t + 1 as well. Two blocks share a multiprocessor; while one of them
+// waits, the other turns and stores.
 //
 // What bounds it. Memory, as in `rotate.cu`, while there are lanes enough: layers × 2 × heads × item groups. Where
 // a cache has few heads the host makes groups narrower, down to whole sectors of 32 bytes.
@@ -23,71 +27,7 @@
 #include <rows.cuh>
 
 // Rows of a thread in a tile.
-constexpr int DEPTH = 2;
-
-template <class Access>
-struct Tile {
-    Chunks<Access> held[DEPTH];
-    u64 target[DEPTH];
-    u32 turn_rows[DEPTH];
-    bool used[DEPTH];
-};
-
-template <class Access>
-struct Splice {
-    const u32* words;
-    const Header& header;
-    const Shape& shape;
-    const Lane lane;
-    const Item item;
-    const End source;
-    const End destination;
-
-    __device__ __forceinline__ void load(Walk& walk, u32 start, Tile<Access>& tile) const {
-        const bool turns = item.turns && shape.cos_sin_at != NONE;
-#pragma unroll
-        for (int k = 0; k < DEPTH; k++) {
-            const u32 at_row = start + k * lane.rows_at_once + lane.row;
-            tile.used[k] = lane.busy && at_row < header.rows;
-            if (!tile.used[k]) {
-                continue;
-            }
-            const Row row = walk.at_row(at_row);
-            tile.turn_rows[k] = turns ? row.turn : NONE;
-            // A row that turns where it is has dimensions, and values, that stay.
-            if (row.src == row.dst && tile.turn_rows[k] == NONE) {
-                tile.used[k] = false;
-                continue;
-            }
-            const u64 from = row_of(words, shape.source, row.src);
-            tile.target[k] = row_of(words, shape.destination, row.dst);
-            tile.held[k].a = Access::load(source.a + from);
-            if (item.two) {
-                tile.held[k].b = Access::load(source.b + from);
-            }
-        }
-    }
-
-    __device__ __forceinline__ void store(Tile<Access>& tile, u32& turn_row, Turn<Access::COUNT>& turn) const {
-#pragma unroll
-        for (int k = 0; k < DEPTH; k++) {
-            if (!tile.used[k]) {
-                continue;
-            }
-            if (tile.turn_rows[k] != NONE) {
-                if (tile.turn_rows[k] != turn_row) {
-                    turn_row = tile.turn_rows[k];
-                    turn_of<Access>(words, shape, item, turn_row, turn);
-                }
-                turn_chunks<Access>(tile.held[k].a, tile.held[k].b, turn, shape.inside);
-            }
-            Access::store(destination.a + tile.target[k], tile.held[k].a);
-            if (item.two) {
-                Access::store(destination.b + tile.target[k], tile.held[k].b);
-            }
-        }
-    }
-};
+constexpr int DEPTH = 4;
 
 template <class Access>
 DEVICE void splice(const u32* words, const Header& header, const Shape& shape) {
@@ -98,30 +38,65 @@ DEVICE void splice(const u32* words, const Header& header, const Shape& shape) {
         return;
     }
     const Item item = item_of<Access>(shape, lane.busy ? lane.item : 0);
-    const Splice<Access> splice{
-        words,
-        header,
-        shape,
-        lane,
-        item,
-        End::of(shape.source, at<u64>(words, header.sources_at + 2 * job), lane, item),
-        End::of(shape.destination, at<u64>(words, header.destinations_at + 2 * job), lane, item),
-    };
+    // Rows stay in their buffer, so what holds for the source holds for the destination. It is a copy, which stays in
+    // registers; what is read through a reference is read again for every row.
+    const Side side = shape.source;
+    const End end = End::of(side, at<u64>(words, header.sources_at + 2 * job), lane, item);
+    const bool turns = item.turns && shape.cos_sin_at != NONE;
+    const bool inside = shape.inside;
 
     // 2. Tile by tile.
     Walk walk = Walk::from(words, header);
     Turn<Access::COUNT> turn;
     u32 turn_row = NONE;
-    const u32 rows = DEPTH * lane.rows_at_once;
-    Tile<Access> next;
-    splice.load(walk, 0, next);
-    for (u32 start = 0; start < header.rows; start += rows) {
-        Tile<Access> tile = next;
-        // 3. Read the next one. (Past the end there is none, and nothing is read.)
-        splice.load(walk, start + rows, next);
+    for (u32 start = 0; start < header.rows; start += DEPTH * lane.rows_at_once) {
+        u64 from[DEPTH];
+        u32 to[DEPTH];
+        u32 turn_rows[DEPTH];
+        bool used[DEPTH];
+        // 3. Where. Past the end, where the last row is: nothing is loaded there.
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++) {
+            const u32 at_row = start + k * lane.rows_at_once + lane.row;
+            const Row row = walk.at_row(min(at_row, header.rows - 1));
+            from[k] = row_of(words, side, row.src);
+            to[k] = row.dst;
+            turn_rows[k] = turns ? row.turn : NONE;
+            // A row that turns where it is has dimensions, and values, that stay.
+            const bool stays = row.src == row.dst && turn_rows[k] == NONE;
+            used[k] = lane.busy && at_row < header.rows && !stays;
+        }
+        // 4. Read.
+        Chunks<Access> held[DEPTH];
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++) {
+            if (used[k]) {
+                held[k].a = Access::load(end.a + from[k]);
+            }
+            if (used[k] && item.two) {
+                held[k].b = Access::load(end.b + from[k]);
+            }
+        }
         block_barrier();
-        // 4. Turn and write this one.
-        splice.store(tile, turn_row, turn);
+        // 5. Turn and write.
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++) {
+            if (!used[k]) {
+                continue;
+            }
+            if (turn_rows[k] != NONE) {
+                if (turn_rows[k] != turn_row) {
+                    turn_row = turn_rows[k];
+                    turn_of<Access>(words, shape, item, turn_row, turn);
+                }
+                turn_chunks<Access>(held[k].a, held[k].b, turn, inside);
+            }
+            const u64 target = row_of(words, side, to[k]);
+            Access::store(end.a + target, held[k].a);
+            if (item.two) {
+                Access::store(end.b + target, held[k].b);
+            }
+        }
     }
 }
 

@@ -60,16 +60,21 @@
 //! - `config` (default): [`ModelRope::from_config_json`]; brings `serde_json`.
 //! - `diff` (default): [`Plan::from_tokens`]; brings `imara-diff`.
 //! - `rayon` (default): the CPU backend on all cores; brings `rayon`.
+//! - `cuda`: `Cuda`, the same verbs on an NVIDIA GPU, with nothing but its driver; brings `cudarc`, and exports it.
 //! - `wgpu`: `Wgpu`, the same verbs on a GPU; brings `wgpu`, and exports it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod check;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod element;
 mod error;
 mod layout;
 pub mod oracle;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod order;
 mod plan;
 mod rope;
 mod rotations;
@@ -82,6 +87,8 @@ mod webgpu;
 struct Readme;
 
 pub use cpu::{Cpu, Layer, LayerRef, RawLayer};
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaLayer, CudaLayerRef, CudaRawLayer, CudaWorkspace};
 pub use element::{Element, ElementType};
 pub use error::{Error, Result};
 pub use layout::{Axis, CacheLayout, KeyLayout, Strides};
@@ -91,6 +98,9 @@ pub use rotations::{Rotations, Table, Turn, TurnedSpan};
 #[cfg(feature = "wgpu")]
 pub use webgpu::{Wgpu, WgpuLayer, WgpuSlice};
 
+/// The cudarc that this crate was built with.
+#[cfg(feature = "cuda")]
+pub use ::cudarc;
 /// The wgpu that this crate was built with.
 #[cfg(feature = "wgpu")]
 pub use ::wgpu;

@@ -317,11 +317,15 @@ impl Rotations {
     /// # Panics
     /// If the rotations are for a model that has no such layer.
     pub fn table(&self, layer: usize) -> Option<&Table> {
-        let index = match &self.layers {
+        self.table_index(layer).map(|index| &self.tables[index])
+    }
+
+    /// Which of the [`tables`](Rotations::tables) is layer `layer`'s.
+    pub(crate) fn table_index(&self, layer: usize) -> Option<usize> {
+        match &self.layers {
             None => Some(0),
             Some(layers) => layers[layer],
-        };
-        index.map(|index| &self.tables[index])
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Random everything, bit for bit: on random strides, tables, windows, plans and values (NaN, infinities and
-//! subnormals among them), every instruction set, and several threads, write what the definition of the
+//! subnormals among them), every instruction set, several threads, and CUDA, write what the definition of the
 //! arithmetic says, one pair at a time, and nothing else.
 //!
 //! The conformance suite asks whether the numbers are right, on the layouts in use. This asks whether each
@@ -8,10 +8,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use half::{bf16, f16};
+#[cfg(feature = "cuda")]
+use pie_rope::cudarc::driver::{CudaSlice, DevicePtrMut};
 use pie_rope::{
     Axis, CacheLayout, Cpu, Edit, Element, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan,
     Rope, Rotations, Strides, oracle,
 };
+#[cfg(feature = "cuda")]
+use pie_rope::{Cuda, CudaRawLayer, CudaWorkspace};
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -245,6 +249,129 @@ fn plan(rows: usize, random: &mut SmallRng) -> Plan {
     .expect("a sound plan")
 }
 
+/// A backend under test.
+enum Backend {
+    Cpu(Cpu),
+    #[cfg(feature = "cuda")]
+    Cuda(Cuda),
+}
+
+/// One call.
+struct Call<'a, T> {
+    verb: Verb,
+    rotations: &'a Rotations,
+    src_layout: CacheLayout<'a>,
+    /// What a copy copies from.
+    from: &'a [Buffers<T>],
+    dst_layout: CacheLayout<'a>,
+}
+
+impl Backend {
+    fn name(&self) -> String {
+        match self {
+            Backend::Cpu(cpu) => format!("{} on {} threads", cpu.instruction_set(), cpu.threads()),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(_) => "CUDA".into(),
+        }
+    }
+
+    fn run<T: Bits>(&self, call: &Call<'_, T>, after: &mut [Buffers<T>]) -> pie_rope::Result<()> {
+        match self {
+            Backend::Cpu(cpu) => on_cpu(cpu, call, after),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => on_cuda(cuda, call, after),
+        }
+    }
+}
+
+fn on_cpu<T: Bits>(
+    cpu: &Cpu,
+    call: &Call<'_, T>,
+    after: &mut [Buffers<T>],
+) -> pie_rope::Result<()> {
+    let Call {
+        verb,
+        rotations,
+        src_layout,
+        from,
+        dst_layout,
+    } = *call;
+    let mut layers: Vec<_> = after.iter_mut().map(|(k, v)| Layer::new(k, v)).collect();
+    match verb {
+        Verb::Rotate => cpu.rotate(rotations, src_layout, &mut layers),
+        Verb::Splice => cpu.splice(rotations, src_layout, &mut layers),
+        Verb::CopyWithin => cpu.copy_within(rotations, src_layout, dst_layout, &mut layers),
+        Verb::Copy => {
+            let from = from.iter().map(|(keys, values)| LayerRef {
+                keys,
+                values: Some(values),
+            });
+            let from: Vec<_> = from.collect();
+            cpu.copy(rotations, src_layout, &from, dst_layout, &mut layers)
+        }
+    }
+}
+
+/// Each buffer in device memory of its own, as long as it is and no longer.
+#[cfg(feature = "cuda")]
+fn on_cuda<T: Bits>(
+    cuda: &Cuda,
+    call: &Call<'_, T>,
+    after: &mut [Buffers<T>],
+) -> pie_rope::Result<()> {
+    let Call {
+        verb,
+        rotations,
+        ref src_layout,
+        from,
+        ref dst_layout,
+    } = *call;
+    let stream = cuda.context().expect("opened here").default_stream();
+    let upload = |layers: &[Buffers<T>]| -> pie_rope::Result<Vec<CudaSlice<u8>>> {
+        let buffers = layers.iter().flat_map(|(keys, values)| [keys, values]);
+        buffers
+            .map(|buffer| Ok(stream.clone_htod(bytemuck::cast_slice(buffer))?))
+            .collect()
+    };
+    let address = |slice: &mut CudaSlice<u8>| slice.device_ptr_mut(&stream).0;
+    let layers = |slices: &mut [CudaSlice<u8>]| -> Vec<CudaRawLayer> {
+        let pairs = slices.chunks_mut(2).map(|pair| CudaRawLayer {
+            keys_len: pair[0].len() / size_of::<T>(),
+            keys: address(&mut pair[0]),
+            values_len: pair[1].len() / size_of::<T>(),
+            values: address(&mut pair[1]),
+        });
+        pairs.collect()
+    };
+    let mut there = upload(after)?;
+    let to = layers(&mut there);
+    let mut source = upload(if verb == Verb::Copy { from } else { &[] })?;
+    let source = layers(&mut source);
+    let len = cuda.workspace_len(rotations, &[src_layout, dst_layout], to.len());
+    let mut workspace = stream.alloc_zeros::<u8>(len.max(16))?;
+    let workspace = CudaWorkspace {
+        len,
+        address: address(&mut workspace),
+    };
+    let queue = stream.cu_stream();
+    let both = (dst_layout, &to[..]);
+    // SAFETY: addresses and lengths of slices that nobody else uses.
+    unsafe {
+        match verb {
+            Verb::Rotate => cuda.rotate_raw(queue, rotations, src_layout, &to, workspace),
+            Verb::Splice => cuda.splice_raw(queue, rotations, src_layout, &to, workspace),
+            Verb::CopyWithin => cuda.copy_raw(queue, rotations, (src_layout, &to), both, workspace),
+            Verb::Copy => cuda.copy_raw(queue, rotations, (src_layout, &source), both, workspace),
+        }
+    }?;
+    let buffers = after.iter_mut().flat_map(|(keys, values)| [keys, values]);
+    for (buffer, slice) in buffers.zip(&there) {
+        stream.memcpy_dtoh(slice, bytemuck::cast_slice_mut::<T, u8>(buffer))?;
+    }
+    stream.synchronize()?;
+    Ok(())
+}
+
 /// Random values: any bits at all, or numbers, or numbers with some special ones.
 fn buffer<T: Bits>(len: usize, kind: u32, random: &mut SmallRng) -> Vec<T> {
     let special = [
@@ -263,7 +390,7 @@ fn buffer<T: Bits>(len: usize, kind: u32, random: &mut SmallRng) -> Vec<T> {
     (0..len).map(|_| value()).collect()
 }
 
-fn run<T: Bits>(cpus: &[Cpu], random: &mut SmallRng) {
+fn run<T: Bits>(backends: &[Backend], random: &mut SmallRng) {
     let dim = 2 * random.random_range(1..=70);
     let rows = random.random_range(1..=90);
     let plan = plan(rows, random);
@@ -319,23 +446,16 @@ fn run<T: Bits>(cpus: &[Cpu], random: &mut SmallRng) {
 
     let (src_layout, dst_layout): (CacheLayout, CacheLayout) =
         (src.layout::<T>().into(), dst.layout::<T>().into());
-    for cpu in cpus {
+    let call = Call {
+        verb,
+        rotations: &rotations,
+        src_layout,
+        from: &from,
+        dst_layout,
+    };
+    for backend in backends {
         let mut after = to.clone();
-        let mut layers: Vec<_> = after.iter_mut().map(|(k, v)| Layer::new(k, v)).collect();
-        match verb {
-            Verb::Rotate => cpu.rotate(&rotations, src_layout, &mut layers),
-            Verb::Splice => cpu.splice(&rotations, src_layout, &mut layers),
-            Verb::CopyWithin => cpu.copy_within(&rotations, src_layout, dst_layout, &mut layers),
-            Verb::Copy => {
-                let from = from.iter().map(|(keys, values)| LayerRef {
-                    keys,
-                    values: Some(values),
-                });
-                let from: Vec<_> = from.collect();
-                cpu.copy(&rotations, src_layout, &from, dst_layout, &mut layers)
-            }
-        }
-        .expect("a sound call");
+        backend.run(&call, &mut after).expect("a sound call");
         for (layer, (after, expected)) in after.iter().zip(&expected).enumerate() {
             let halves = [
                 ("keys", &after.0, &expected.0),
@@ -346,9 +466,8 @@ fn run<T: Bits>(cpus: &[Cpu], random: &mut SmallRng) {
                 let wrong = after.iter().zip(expected).position(differs);
                 assert!(
                     wrong.is_none(),
-                    "{} on {} threads, {verb:?} {} {pairing:?}, window {offset} + {width} of {dim}, layer {layer} {half}, element {}: from {:?} to {:?}",
-                    cpu.instruction_set(),
-                    cpu.threads(),
+                    "{}, {verb:?} {} {pairing:?}, window {offset} + {width} of {dim}, layer {layer} {half}, element {}: from {:?} to {:?}",
+                    backend.name(),
                     T::TYPE,
                     wrong.unwrap_or_default(),
                     src.strides,
@@ -359,7 +478,18 @@ fn run<T: Bits>(cpus: &[Cpu], random: &mut SmallRng) {
     }
 }
 
-fn many<T: Bits>() {
+fn many<T: Bits>(backends: &[Backend], times: usize) {
+    for _ in 0..times {
+        let seed = rand::random();
+        let one = || run::<T>(backends, &mut SmallRng::seed_from_u64(seed));
+        catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {
+            eprintln!("seed {seed}");
+            resume_unwind(panic)
+        });
+    }
+}
+
+fn on_cpus<T: Bits>() {
     let sets = Cpu::INSTRUCTION_SETS.iter();
     let mut cpus: Vec<_> = sets
         .filter_map(|set| Cpu::with_instruction_set(set).ok())
@@ -370,27 +500,32 @@ fn many<T: Bits>() {
         1
     }));
     assert!(cpus.len() >= 2, "the portable kernels, and threads");
-    for _ in 0..1000 {
-        let seed = rand::random();
-        let one = || run::<T>(&cpus, &mut SmallRng::seed_from_u64(seed));
-        catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|panic| {
-            eprintln!("seed {seed}");
-            resume_unwind(panic)
-        });
-    }
+    let backends: Vec<_> = cpus.into_iter().map(Backend::Cpu).collect();
+    many::<T>(&backends, 1000);
 }
 
 #[test]
 fn f32_everywhere() {
-    many::<f32>();
+    on_cpus::<f32>();
 }
 
 #[test]
 fn f16_everywhere() {
-    many::<f16>();
+    on_cpus::<f16>();
 }
 
 #[test]
 fn bf16_everywhere() {
-    many::<bf16>();
+    on_cpus::<bf16>();
+}
+
+/// On the first device, or the emulator.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_everywhere() {
+    let cuda = Cuda::open(0).expect("a device, or the emulator: see scripts/emulator");
+    let backends = [Backend::Cuda(cuda)];
+    many::<f32>(&backends, 500);
+    many::<f16>(&backends, 500);
+    many::<bf16>(&backends, 500);
 }

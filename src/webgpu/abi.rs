@@ -2,9 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// No table, no turn, no numbering: see the fields that may hold it.
-pub(super) const NONE: u32 = u32::MAX;
-
 /// Where rows lie, relative to a binding.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -48,18 +45,6 @@ pub(super) struct Job {
     pub(super) pairs: u32,
 }
 
-/// Rows that follow each other on both sides.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub(super) struct Span {
-    pub(super) src: u32,
-    pub(super) dst: u32,
-    pub(super) len: u32,
-    pub(super) before: u32,
-    pub(super) turn: u32,
-    pub(super) turn_step: u32,
-}
-
 /// One dispatch's share of the grid.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -96,6 +81,7 @@ mod tests {
     use wgpu::naga;
 
     use super::*;
+    use crate::order::{NONE, Span};
     use crate::webgpu::pipelines::{Access, Kernel, source};
     use crate::webgpu::schedule::TILE;
 

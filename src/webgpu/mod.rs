@@ -4,7 +4,6 @@
 mod abi;
 mod layer;
 mod open;
-mod order;
 mod pipelines;
 mod record;
 mod schedule;
@@ -17,9 +16,9 @@ use std::task::{Context, Poll, Waker};
 pub use layer::{WgpuLayer, WgpuSlice};
 
 use crate::check::{self, Buffers};
+use crate::order::Order;
 use crate::rotations::TurnedSpan;
 use crate::{CacheLayout, Error, Result, Rotations};
-use order::Order;
 use pipelines::Pipelines;
 use record::Pool;
 use schedule::{Schedule, Transfer};

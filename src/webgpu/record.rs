@@ -7,10 +7,10 @@ use bytemuck::Pod;
 
 use super::Wgpu;
 use super::abi::Call;
-use super::order::Order;
 use super::pipelines::Key;
 use super::schedule::{Schedule, Step};
 use super::windows::ALIGNMENT;
+use crate::order::Order;
 use crate::{Error, Result, Rotations};
 
 /// Parameter buffers. One whose token nobody else holds is free.

@@ -10,10 +10,10 @@
 
 use std::ops::Range;
 
-use super::abi::{Job, NONE, Side};
-use super::order::{End, Order};
+use super::abi::{Job, Side};
 use super::pipelines::{Access, Kernel, Key};
 use super::windows::{Place, Region, bound, length};
+use crate::order::{End, NONE, Order};
 use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
 
 /// Rows of a workgroup of `kernels/rotate.wgsl`: its `TILE`.

@@ -5,6 +5,8 @@ use pie_rope::{CacheLayout, Cpu, Element, ElementType, Layer, LayerRef, Result, 
 
 use crate::buffer::Buffer;
 use crate::case::{Case, Verb};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 #[cfg(feature = "wgpu")]
 use crate::gpu;
 
@@ -61,6 +63,8 @@ pub fn candidates() -> Vec<Candidate> {
                 .map_err(|error| error.to_string()),
         })
         .collect();
+    #[cfg(feature = "cuda")]
+    all.push(cuda::candidate());
     #[cfg(feature = "wgpu")]
     all.extend(gpu::candidates());
     all

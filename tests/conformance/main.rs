@@ -11,6 +11,8 @@ mod backend;
 mod buffer;
 mod case;
 mod check;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod gpu;
 mod pattern;

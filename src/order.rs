@@ -1,26 +1,42 @@
-//! The rows of a call, one after the other: the order in which kernels take them.
+//! The rows of a call, one after the other: the order in which the GPU kernels take them.
 
 use std::ops::Range;
 
-use super::abi::{NONE, Span};
+use bytemuck::{Pod, Zeroable};
+
 use crate::rotations::TurnedSpan;
 use crate::{Error, Result};
 
+/// No table, no turn: what the kernels know by this name.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Rows that follow each other on both sides: the kernels' `Span`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct Span {
+    pub(crate) src: u32,
+    pub(crate) dst: u32,
+    pub(crate) len: u32,
+    pub(crate) before: u32,
+    pub(crate) turn: u32,
+    pub(crate) turn_step: u32,
+}
+
 /// Source or destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     Source,
     Destination,
 }
 
 /// Spans in the order of a call, each with the number of rows before it.
-pub(super) struct Order {
-    pub(super) spans: Vec<Span>,
-    pub(super) rows: u32,
+pub(crate) struct Order {
+    pub(crate) spans: Vec<Span>,
+    pub(crate) rows: u32,
 }
 
 impl Order {
-    pub(super) fn new(turned: impl Iterator<Item = TurnedSpan>) -> Result<Order> {
+    pub(crate) fn new(turned: impl Iterator<Item = TurnedSpan>) -> Result<Order> {
         let too_long = || Error::Limit("a kernel counts rows in 32 bits".into());
         let mut rows = 0u32;
         let mut spans = Vec::new();
@@ -42,7 +58,7 @@ impl Order {
     }
 
     /// From the first to the last row at one end.
-    pub(super) fn touched(&self, end: End) -> Range<usize> {
+    pub(crate) fn touched(&self, end: End) -> Range<usize> {
         let ranges = self.spans.iter().map(|span| span.range(end));
         ranges
             .reduce(|all, range| all.start.min(range.start)..all.end.max(range.end))
@@ -50,7 +66,8 @@ impl Order {
     }
 
     /// The shortest stretch of the order with every row that is among `rows` at `end`.
-    pub(super) fn stretch(&self, end: End, rows: &Range<usize>) -> Range<u32> {
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn stretch(&self, end: End, rows: &Range<usize>) -> Range<u32> {
         let parts = self.spans.iter().filter_map(|span| {
             let all = span.range(end);
             let part = all.start.max(rows.start)..all.end.min(rows.end);
@@ -95,6 +112,7 @@ mod tests {
         Order::new([span(10, 14, 6), span(30, 25, 5)].into_iter()).expect("small")
     }
 
+    #[cfg(feature = "wgpu")]
     #[test]
     fn a_span_that_moves_right_comes_last_row_first() {
         let order = order();

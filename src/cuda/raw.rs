@@ -1,0 +1,379 @@
+//! The verbs by address, on any stream: what all other doors lead to.
+
+use std::ffi::c_void;
+use std::sync::PoisonError;
+
+use cudarc::driver::{result, sys};
+
+use super::abi::{LARGE, SMALL, UPLOAD, Upload};
+use super::call::{Place, Transfer, words_at_most};
+use super::modules::{Function, Verb};
+use super::{Cuda, CudaRawLayer, CudaWorkspace, within};
+use crate::order::Order;
+use crate::rotations::TurnedSpan;
+use crate::{CacheLayout, Error, KeyLayout, Result, Rotations, check};
+
+/// Threads of a block of `upload`.
+const UPLOAD_THREADS: u32 = 256;
+
+impl Cuda {
+    /// [`rotate`](Cuda::rotate) by device address.
+    ///
+    /// # Safety
+    /// This is the one door through which unchecked memory comes in, and the rules are the same for all three
+    /// verbs:
+    ///
+    /// - every address of a [`CudaRawLayer`] is valid on the context's device for reads and writes of its length
+    ///   (for reads alone if it is only copied from), and holds elements of the layout's type; likewise the
+    ///   workspace;
+    /// - `stream` is of the backend's context (null: the default stream), and what else touches these buffers and
+    ///   the workspace is ordered before or after it;
+    /// - no two buffers of a call overlap, except that a layer's keys and values may be *one* buffer (equal
+    ///   addresses), and that source and destination of a copy may be the same layers (equal addresses). Both are
+    ///   then checked, by their layouts, to have no element in common.
+    ///
+    /// # Errors
+    /// See [`Cuda`].
+    pub unsafe fn rotate_raw(
+        &self,
+        stream: sys::CUstream,
+        rotations: &Rotations,
+        layout: &CacheLayout<'_>,
+        layers: &[CudaRawLayer],
+        workspace: CudaWorkspace,
+    ) -> Result<()> {
+        check::in_place(
+            rotations,
+            layout,
+            layers.iter().map(CudaRawLayer::buffers),
+            false,
+        )?;
+        let (order, transfers) = rotate(rotations, layout, layers)?;
+        // SAFETY: `check` has passed; the caller answers for memory and stream.
+        unsafe {
+            self.launch(
+                stream,
+                Verb::Rotate,
+                rotations,
+                &order,
+                &transfers,
+                workspace,
+            )
+        }
+    }
+
+    /// [`splice`](Cuda::splice) by device address.
+    ///
+    /// # Safety
+    /// See [`rotate_raw`](Cuda::rotate_raw).
+    ///
+    /// # Errors
+    /// See [`Cuda`].
+    pub unsafe fn splice_raw(
+        &self,
+        stream: sys::CUstream,
+        rotations: &Rotations,
+        layout: &CacheLayout<'_>,
+        layers: &[CudaRawLayer],
+        workspace: CudaWorkspace,
+    ) -> Result<()> {
+        check::in_place(
+            rotations,
+            layout,
+            layers.iter().map(CudaRawLayer::buffers),
+            true,
+        )?;
+        let (order, transfers) = splice(rotations, layout, layers)?;
+        // SAFETY: as in `rotate_raw`.
+        unsafe {
+            self.launch(
+                stream,
+                Verb::Splice,
+                rotations,
+                &order,
+                &transfers,
+                workspace,
+            )
+        }
+    }
+
+    /// [`copy`](Cuda::copy), or [`copy_within`](Cuda::copy_within) if both layers are the same, by device address.
+    ///
+    /// # Safety
+    /// See [`rotate_raw`](Cuda::rotate_raw).
+    ///
+    /// # Errors
+    /// See [`Cuda`].
+    pub unsafe fn copy_raw(
+        &self,
+        stream: sys::CUstream,
+        rotations: &Rotations,
+        src: (&CacheLayout<'_>, &[CudaRawLayer]),
+        dst: (&CacheLayout<'_>, &[CudaRawLayer]),
+        workspace: CudaWorkspace,
+    ) -> Result<()> {
+        let buffers =
+            |layers: &[CudaRawLayer]| layers.iter().map(CudaRawLayer::buffers).collect::<Vec<_>>();
+        let within = src
+            .1
+            .iter()
+            .zip(dst.1)
+            // Empty slices share an address without sharing memory.
+            .any(|(src, dst)| src.keys == dst.keys && src.keys_len > 0);
+        check::copy(
+            rotations,
+            (src.0, &buffers(src.1)),
+            (dst.0, &buffers(dst.1)),
+            within,
+        )?;
+        let (order, transfers) = copy(rotations, src, dst)?;
+        // SAFETY: as in `rotate_raw`.
+        unsafe {
+            self.launch(
+                stream,
+                Verb::Rotate,
+                rotations,
+                &order,
+                &transfers,
+                workspace,
+            )
+        }
+    }
+
+    /// Bytes of workspace that any verb takes at most for these rotations, on `layers` layers that lie as `layouts`
+    /// say (of a copy, both); 0 if the parameters of a launch hold everything. See [`Cuda`](Cuda#workspace).
+    pub fn workspace_len(
+        &self,
+        rotations: &Rotations,
+        layouts: &[&CacheLayout<'_>],
+        layers: usize,
+    ) -> usize {
+        let words = words_at_most(rotations, layouts, layers);
+        if words <= LARGE { 0 } else { 4 * words }
+    }
+
+    /// Launches what a checked call comes to.
+    ///
+    /// # Safety
+    /// See [`rotate_raw`](Cuda::rotate_raw).
+    unsafe fn launch(
+        &self,
+        stream: sys::CUstream,
+        verb: Verb,
+        rotations: &Rotations,
+        order: &Order,
+        transfers: &[Transfer<'_>],
+        workspace: CudaWorkspace,
+    ) -> Result<()> {
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        let launch = builder.build(verb, rotations, order, transfers, self.multiprocessors)?;
+        let (Some(launch), Some(first)) = (launch, transfers.first()) else {
+            return Ok(());
+        };
+        let needed = builder.workspace();
+        if needed > 0 {
+            check_workspace(needed, workspace)?;
+        }
+        let element = first.destination.layout.element();
+        within(self.context, || {
+            // Both before anything is launched.
+            let small = builder.is_small() || needed > 0;
+            let kernel = self.modules.kernel(launch.verb, element, small)?;
+            if needed > 0 {
+                let upload = self.modules.upload()?;
+                // SAFETY: the workspace is long enough; the caller answers for it.
+                unsafe { fill(upload, stream, &builder.words, workspace.address) }?;
+                builder.set_workspace(workspace.address);
+            }
+            let words = if small { SMALL } else { LARGE };
+            if builder.words.len() < words {
+                builder.words.resize(words, 0);
+            }
+            // SAFETY: the kernel takes `words` words of parameters by value; what they point to, the caller
+            // answers for.
+            unsafe {
+                start(
+                    kernel,
+                    stream,
+                    launch.grid,
+                    launch.threads,
+                    &mut builder.words,
+                )
+            }
+        })
+    }
+}
+
+/// The rows and buffers of a `rotate`.
+fn rotate<'a>(
+    rotations: &Rotations,
+    layout: &'a CacheLayout<'a>,
+    layers: &[CudaRawLayer],
+) -> Result<(Order, Vec<Transfer<'a>>)> {
+    let spans = rotations.spans().iter().filter(|span| span.turn.is_some());
+    let order = Order::new(spans.map(|&span| TurnedSpan {
+        dst: span.src,
+        ..span
+    }))?;
+    let mut transfers = keys(rotations, (&layout.keys, layers), (&layout.keys, layers));
+    transfers.retain(|transfer| transfer.table.is_some());
+    Ok((order, transfers))
+}
+
+/// The rows and buffers of a `splice`, but for buffers where nothing happens.
+fn splice<'a>(
+    rotations: &Rotations,
+    layout: &'a CacheLayout<'a>,
+    layers: &[CudaRawLayer],
+) -> Result<(Order, Vec<Transfer<'a>>)> {
+    let order = Order::new(check::splice_order(rotations.spans()).copied())?;
+    let mut transfers = keys(rotations, (&layout.keys, layers), (&layout.keys, layers));
+    values(&mut transfers, (layout, layers), (layout, layers));
+    if order.spans.iter().all(|span| span.src == span.dst) {
+        transfers.retain(|transfer| transfer.table.is_some());
+    }
+    Ok((order, transfers))
+}
+
+/// The rows and buffers of a `copy`.
+fn copy<'a>(
+    rotations: &Rotations,
+    src: (&'a CacheLayout<'a>, &[CudaRawLayer]),
+    dst: (&'a CacheLayout<'a>, &[CudaRawLayer]),
+) -> Result<(Order, Vec<Transfer<'a>>)> {
+    let order = Order::new(rotations.spans().iter().copied())?;
+    let mut transfers = keys(rotations, (&src.0.keys, src.1), (&dst.0.keys, dst.1));
+    values(&mut transfers, src, dst);
+    Ok((order, transfers))
+}
+
+type Buffers<'a, 'l, L> = (&'a L, &'l [CudaRawLayer]);
+
+/// The keys of every layer.
+fn keys<'a>(
+    rotations: &Rotations,
+    src: Buffers<'a, '_, KeyLayout<'a>>,
+    dst: Buffers<'a, '_, KeyLayout<'a>>,
+) -> Vec<Transfer<'a>> {
+    let transfers = src
+        .1
+        .iter()
+        .zip(dst.1)
+        .enumerate()
+        .map(|(layer, (from, to))| Transfer {
+            source: Place {
+                address: from.keys,
+                layout: src.0,
+            },
+            destination: Place {
+                address: to.keys,
+                layout: dst.0,
+            },
+            table: rotations.table_index(layer),
+            values: false,
+        });
+    transfers.collect()
+}
+
+/// Adds the values of the layers that have some.
+fn values<'a>(
+    transfers: &mut Vec<Transfer<'a>>,
+    src: Buffers<'a, '_, CacheLayout<'a>>,
+    dst: Buffers<'a, '_, CacheLayout<'a>>,
+) {
+    let Some((from, to)) = src.0.values.as_ref().zip(dst.0.values.as_ref()) else {
+        return;
+    };
+    let layers = src
+        .1
+        .iter()
+        .zip(dst.1)
+        .filter(|(src, dst)| src.values != 0 && dst.values != 0);
+    transfers.extend(layers.map(|(src, dst)| Transfer {
+        source: Place {
+            address: src.values,
+            layout: from,
+        },
+        destination: Place {
+            address: dst.values,
+            layout: to,
+        },
+        table: None,
+        values: true,
+    }));
+}
+
+fn check_workspace(needed: usize, workspace: CudaWorkspace) -> Result<()> {
+    let refuse = |problem: String| {
+        Err(Error::Argument {
+            argument: "workspace",
+            problem,
+        })
+    };
+    if workspace.address == 0 || workspace.len < needed {
+        return refuse(format!(
+            "this call needs {needed} bytes of it, there are {} (`Cuda::workspace_len`)",
+            if workspace.address == 0 {
+                0
+            } else {
+                workspace.len
+            }
+        ));
+    }
+    if !workspace.address.is_multiple_of(16) {
+        return refuse(format!(
+            "its address {:#x} is no multiple of 16",
+            workspace.address
+        ));
+    }
+    Ok(())
+}
+
+/// Fills a workspace with words, by launches that carry them.
+///
+/// # Safety
+/// `address` is valid for as many words; the kernel is `upload`, of the current context, as is the stream.
+unsafe fn fill(upload: Function, stream: sys::CUstream, words: &[u32], address: u64) -> Result<()> {
+    let mut parameters = Vec::with_capacity(LARGE);
+    for (index, part) in words.chunks(UPLOAD).enumerate() {
+        let head = Upload {
+            to: address + 4 * (index * UPLOAD) as u64,
+            count: part.len() as u32,
+            unused: 0,
+        };
+        parameters.clear();
+        parameters.extend_from_slice(bytemuck::cast_slice(&[head]));
+        parameters.extend_from_slice(part);
+        parameters.resize(LARGE, 0);
+        let blocks = (part.len() as u32).div_ceil(UPLOAD_THREADS);
+        // SAFETY: the kernel takes `LARGE` words by value, and writes `count` words to `to`.
+        unsafe { start(upload, stream, [blocks, 1], UPLOAD_THREADS, &mut parameters) }?;
+    }
+    Ok(())
+}
+
+/// Launches a kernel whose one parameter is a struct of words. The driver has copied them when this returns.
+///
+/// # Safety
+/// The kernel is of the current context, as is the stream, and takes no more than `words` by value.
+unsafe fn start(
+    kernel: Function,
+    stream: sys::CUstream,
+    [x, y]: [u32; 2],
+    threads: u32,
+    words: &mut [u32],
+) -> Result<()> {
+    let mut parameters = [words.as_mut_ptr().cast::<c_void>()];
+    // SAFETY: passed on.
+    unsafe {
+        result::launch_kernel(
+            kernel.0,
+            (x, y, 1),
+            (threads, 1, 1),
+            0,
+            stream,
+            &mut parameters,
+        )
+    }?;
+    Ok(())
+}
