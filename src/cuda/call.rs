@@ -9,9 +9,9 @@ use super::modules::Verb;
 use crate::order::{End, NONE, Order, Span};
 use crate::{CacheLayout, Error, KeyLayout, Pairing, Result, Rope, Rotations};
 
-/// Threads of a block, at most: what the kernels' `__launch_bounds__` say.
-const THREADS: u32 = 256;
-const WARP: u32 = 32;
+/// Threads of a block, at least and at most: the latter is what the kernels' `__launch_bounds__` say.
+pub(super) const WARP: u32 = 32;
+pub(super) const THREADS: u32 = 256;
 
 /// Blocks that a multiprocessor runs at a time (`__launch_bounds__`): as many lanes of `splice` keep all of them busy.
 const RESIDENT: u64 = 2;
@@ -33,6 +33,14 @@ const ACROSS: u32 = 64;
 /// Items of a lane of `splice`: whole cache lines of 128 bytes if there are lanes enough, whole sectors of 32 bytes
 /// if not.
 const SPLICE_ITEMS: [u32; 3] = [8, 4, 2];
+
+/// What launches are fitted to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Device {
+    pub(super) multiprocessors: u32,
+    /// Threads of a block, at most.
+    pub(super) threads: u32,
+}
 
 /// One layer's keys or values at one end of a call.
 #[derive(Clone, Copy)]
@@ -110,7 +118,7 @@ impl Builder {
         rotations: &Rotations,
         order: &Order,
         transfers: &[Transfer<'_>],
-        multiprocessors: u32,
+        device: Device,
     ) -> Result<Option<Launch>> {
         self.words.clear();
         self.block_tables.clear();
@@ -181,12 +189,17 @@ impl Builder {
 
         let jobs =
             |shape: usize| shape_of.iter().filter(|&&of| of as usize == shape).count() as u64;
-        let multiprocessors = u64::from(multiprocessors);
+        let multiprocessors = u64::from(device.multiprocessors);
         match verb {
-            Verb::Rotate => shapes.iter_mut().for_each(share_out),
+            Verb::Rotate => {
+                let most = ACROSS.min(device.threads);
+                shapes.iter_mut().for_each(|shape| share_out(shape, most));
+            }
             Verb::Splice => {
                 for most in SPLICE_ITEMS {
-                    shapes.iter_mut().for_each(|shape| cut_lanes(shape, most));
+                    shapes
+                        .iter_mut()
+                        .for_each(|shape| cut_lanes(shape, most, device.threads));
                     let lanes = shapes
                         .iter()
                         .enumerate()
@@ -202,7 +215,7 @@ impl Builder {
             .iter()
             .map(|shape| u64::from(across(shape)) * u64::from(order.rows));
         let threads = busy.max().unwrap_or(0).next_multiple_of(WARP.into());
-        let threads = threads.min(THREADS.into()) as u32;
+        let threads = threads.min(device.threads.into()) as u32;
         // Rows that a block takes at once, and how often it does, for all rows.
         let rounds = |shape: &Shape| u64::from(order.rows.div_ceil(threads / across(shape)));
         let steps = match verb {
@@ -361,27 +374,27 @@ fn lanes(shape: &Shape) -> u64 {
 }
 
 /// Shares a block out to items, heads and rows for `rotate`: neighbouring threads to what is near in memory.
-fn share_out(shape: &mut Shape) {
+fn share_out(shape: &mut Shape, most: u32) {
     let side = &shape.destination;
     (shape.group, shape.head_group) = (1, 1);
     if side.pack_stride > side.row_stride {
         // The rows of a pack are neighbours: x-packed pages.
         return;
     }
-    shape.group = evenly(shape.items, ACROSS);
+    shape.group = evenly(shape.items, most);
     if side.head_stride < side.row_stride {
-        shape.head_group = evenly(shape.heads, ACROSS / shape.group);
+        shape.head_group = evenly(shape.heads, most / shape.group);
     }
 }
 
 /// The same for `splice`, whose items are each a lane of their own.
-fn cut_lanes(shape: &mut Shape, most: u32) {
+fn cut_lanes(shape: &mut Shape, most: u32, threads: u32) {
     let side = &shape.destination;
     (shape.group, shape.head_group) = (1, 1);
     if side.pack_stride <= side.row_stride {
         // As many bytes of narrow items.
         let most = if shape.wide == 1 { most } else { most * 8 };
-        shape.group = evenly(shape.items, most);
+        shape.group = evenly(shape.items, most.min(threads));
     }
 }
 
