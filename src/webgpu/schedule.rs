@@ -12,12 +12,16 @@ use std::ops::Range;
 
 use super::abi::{Job, Side};
 use super::pipelines::{Access, Kernel, Key};
-use super::windows::{Place, Region, bound, length};
+use super::windows::{Place, Region, Windows, bound, intersection, length};
 use crate::order::{End, NONE, Order};
 use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
 
 /// Rows of a workgroup of `kernels/rotate.wgsl`: its `TILE`.
 pub(super) const TILE: u32 = 64;
+
+/// How many steps before it a step may join. Windows come in order, so what fits together is near; all of them
+/// would cost the square of their number.
+const NEAR: usize = 128;
 
 /// One layer's keys or values on their way.
 #[derive(Clone, Copy)]
@@ -152,24 +156,39 @@ impl<'a> Schedule<'a> {
     pub(super) fn free(&mut self, transfers: &[Transfer<'a>]) -> Result<Vec<Transfer<'a>>> {
         let mut rest = Vec::new();
         for transfer in transfers {
-            let source = self.regions(&transfer.source, End::Source)?;
-            let stays = !transfer.moves;
-            let drafts = if stays {
-                let pairs = source.iter().map(|region| (region, region));
-                self.pairs(transfer, pairs)
-            } else {
-                let destination = self.regions(&transfer.destination, End::Destination)?;
-                let pairs = source
-                    .iter()
-                    .flat_map(|from| destination.iter().map(move |to| (from, to)));
-                self.pairs(transfer, pairs)
-            };
-            match drafts {
-                Some(drafts) => drafts.into_iter().for_each(|step| self.add(step)),
+            match self.pairs(transfer)? {
+                Some(steps) => steps.into_iter().for_each(|step| self.add(step)),
                 None => rest.push(*transfer),
             }
         }
         Ok(rest)
+    }
+
+    /// A job for each pair of windows that rows go between; `None` if there is a pair that cannot be bound.
+    fn pairs(&mut self, transfer: &Transfer<'a>) -> Result<Option<Vec<Step>>> {
+        let source = self.windows(&transfer.source, End::Source)?;
+        let destination = match transfer.moves {
+            true => Some(self.windows(&transfer.destination, End::Destination)?),
+            false => None,
+        };
+        let mut steps = Vec::new();
+        for (rows, from) in &source.parts {
+            // Rows that stay are where they were.
+            let stay = destination.is_none().then(|| (rows.clone(), from));
+            let go = destination
+                .iter()
+                .flat_map(|windows| windows.of(rows.clone()));
+            for (rows, to) in stay.into_iter().chain(go) {
+                if shared(from, to).is_none() {
+                    continue;
+                }
+                match self.step(Kernel::Rotate, transfer, (from, None), (to, None), rows) {
+                    Some(step) => steps.push(step),
+                    None => return Ok(None),
+                }
+            }
+        }
+        Ok(Some(steps))
     }
 
     /// Jobs for transfers that move inside their buffer, in the call's order. Returns those that have to go
@@ -258,22 +277,18 @@ impl<'a> Schedule<'a> {
             table: None,
             ..*transfer
         };
-        let source = self.regions(&out.source, End::Source)?;
-        let destination = self.regions(&back.destination, End::Destination)?;
-        let from = self.stretches(&out.source, &source, End::Source);
-        let to = self.stretches(&back.destination, &destination, End::Destination);
+        let source = self.windows(&out.source, End::Source)?;
+        let destination = self.windows(&back.destination, End::Destination)?;
         for start in (0..self.order.rows).step_by(rows_at_once as usize) {
             let rows = start..self.order.rows.min(start.saturating_add(rows_at_once));
             let there = (&here, Some(start));
             self.phase = self.steps.len();
-            for (region, stretch) in source.iter().zip(&from) {
-                let rows = intersection(stretch, &rows);
+            for (rows, region) in source.of(rows.clone()) {
                 let step = self.step(Kernel::Rotate, &out, (region, None), there, rows);
                 step.into_iter().for_each(|step| self.add(step));
             }
             self.phase = self.steps.len();
-            for (region, stretch) in destination.iter().zip(&to) {
-                let rows = intersection(stretch, &rows);
+            for (rows, region) in destination.of(rows) {
                 let step = self.step(Kernel::Rotate, &back, there, (region, None), rows);
                 step.into_iter().for_each(|step| self.add(step));
             }
@@ -282,50 +297,8 @@ impl<'a> Schedule<'a> {
         Ok(())
     }
 
-    /// The windows onto the touched rows of a place.
-    fn regions(&self, place: &Place<'_>, end: End) -> Result<Vec<Region>> {
-        let mut regions = Vec::new();
-        Region::around(&place.layout, self.order.touched(end)).cut(
-            place,
-            self.largest,
-            &mut regions,
-        )?;
-        Ok(regions)
-    }
-
-    fn stretches(&self, place: &Place<'_>, regions: &[Region], end: End) -> Vec<Range<u32>> {
-        let touched = self.order.touched(end);
-        let rows = |region: &Region| region.rows_of(&place.layout, touched.clone());
-        regions
-            .iter()
-            .map(|region| self.order.stretch(end, &rows(region)))
-            .collect()
-    }
-
-    /// A job for each pair of windows that rows go between; `None` if there is a pair that cannot be bound.
-    fn pairs<'r>(
-        &mut self,
-        transfer: &Transfer<'a>,
-        pairs: impl Iterator<Item = (&'r Region, &'r Region)>,
-    ) -> Option<Vec<Step>> {
-        let ends = [
-            (&transfer.source, End::Source),
-            (&transfer.destination, End::Destination),
-        ];
-        let mut steps = Vec::new();
-        for (from, to) in pairs {
-            let [source, destination] =
-                [(ends[0], from), (ends[1], to)].map(|((place, end), region)| {
-                    let rows = region.rows_of(&place.layout, self.order.touched(end));
-                    self.order.stretch(end, &rows)
-                });
-            let rows = intersection(&source, &destination);
-            if rows.is_empty() || shared(from, to).is_none() {
-                continue;
-            }
-            steps.push(self.step(Kernel::Rotate, transfer, (from, None), (to, None), rows)?);
-        }
-        Some(steps)
+    fn windows(&self, place: &Place<'_>, end: End) -> Result<Windows> {
+        Windows::new(place, self.order, end, self.largest)
     }
 
     /// A step of one job: rows `rows` of the call's order, from one window to another. `None` if there is
@@ -477,7 +450,7 @@ impl<'a> Schedule<'a> {
 
     /// Adds a step, into one of the same phase if their windows fit one binding.
     fn add(&mut self, mut step: Step) {
-        for other in &mut self.steps[self.phase..] {
+        for other in self.steps[self.phase..].iter_mut().rev().take(NEAR) {
             if other.key != step.key {
                 continue;
             }
@@ -511,10 +484,6 @@ fn shared(from: &Region, to: &Region) -> Option<(Region, Region)> {
         ..region.clone()
     };
     (!batch.is_empty() && !heads.is_empty()).then(|| (narrow(from), narrow(to)))
-}
-
-fn intersection<T: Copy + Ord>(a: &Range<T>, b: &Range<T>) -> Range<T> {
-    a.start.max(b.start)..a.end.min(b.end)
 }
 
 /// The widest access that fits everything which a kernel would address.
