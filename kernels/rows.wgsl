@@ -73,9 +73,10 @@ struct Span {
 
 // One dispatch's share of the grid.
 struct Call {
-    // 1 + 2⁻¹¹, 1 + 3 · 2⁻¹¹, 3 · 2⁻²⁴: see `probe_f16`.
+    // What `probe_f16` converts.
     probe: vec4<f32>,
-    probe_bits: u32,
+    extremes: vec4<f32>,
+    halves: vec2<u32>,
     first_job: u32,
     first_lane: u32,
     first_tile: u32,
