@@ -48,6 +48,8 @@ struct Job {
     items: u32,
     // How many of them one workgroup takes.
     group: u32,
+    // 1: neighbours in memory are rows; 0: items.
+    rows_first: u32,
     turning_items: u32,
     window: u32,
     window_width: u32,
@@ -146,6 +148,25 @@ fn locate(side: Side, row: u32) -> Place {
 
 fn dim_of(side: Side, dim: u32) -> u32 {
     return dim / side.pack * side.pack_stride + dim % side.pack;
+}
+
+// What an invocation takes of its workgroup's items and rows: neighbours take what is neighbours in memory.
+struct Share {
+    item: u32,
+    row: u32,
+    // Rows that the workgroup takes at once.
+    rows: u32,
+    // Not every invocation has one.
+    some: bool,
+}
+
+fn share_of(job: Job, thread: u32) -> Share {
+    let rows = THREADS / job.group;
+    let some = thread < rows * job.group;
+    if job.rows_first != 0u {
+        return Share(thread / rows, thread % rows, rows, some);
+    }
+    return Share(thread % job.group, thread / job.group, rows, some);
 }
 
 // One invocation's share of a head vector.

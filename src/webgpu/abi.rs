@@ -36,6 +36,7 @@ pub(super) struct Job {
     pub(super) rows: u32,
     pub(super) items: u32,
     pub(super) group: u32,
+    pub(super) rows_first: u32,
     pub(super) turning_items: u32,
     pub(super) window: u32,
     pub(super) window_width: u32,
@@ -104,7 +105,7 @@ mod tests {
             layout!(Side: first, batch_stride, block_stride, row_stride, head_stride, pack_stride, pack,
                 block_rows, table, first_block, blocks, first_row, rows, dense),
             layout!(Job: source, destination, first_batch, batches, first_head, heads, first_row, rows,
-                items, group, turning_items, window, window_width, item_step, partner, table, pairs),
+                items, group, rows_first, turning_items, window, window_width, item_step, partner, table, pairs),
             layout!(Span: src, dst, len, before, turn, turn_step),
             layout!(Call: probe, extremes, halves, first_job, first_lane, first_tile),
         ];

@@ -34,13 +34,17 @@ impl Access {
     #[cfg(test)]
     pub(super) const ALL: [Access; 3] = [Access::Wide, Access::Word, Access::Half];
 
+    pub(super) fn bytes(self) -> u32 {
+        match self {
+            Access::Wide => 16,
+            Access::Word => 4,
+            Access::Half => 2,
+        }
+    }
+
     /// Elements of one access.
     pub(super) fn chunk(self, element: ElementType) -> usize {
-        match self {
-            Access::Wide => 16 / element.size(),
-            Access::Word => 4 / element.size(),
-            Access::Half => 1,
-        }
+        self.bytes() as usize / element.size()
     }
 }
 

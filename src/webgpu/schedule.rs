@@ -10,10 +10,11 @@
 
 use std::ops::Range;
 
+use super::FEWEST;
 use super::abi::{Job, Side};
 use super::pipelines::{Access, Kernel, Key};
 use super::windows::{Place, Region, Windows, bound, intersection, length};
-use crate::order::{End, NONE, Order};
+use crate::order::{End, NONE, Order, hull};
 use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
 
 /// Rows of a workgroup of `kernels/rotate.wgsl`: its `TILE`.
@@ -119,6 +120,8 @@ pub(super) struct Schedule<'a> {
     largest: u64,
     /// Invocations of a workgroup.
     threads: u32,
+    /// Head vectors of the call, those of all layers.
+    vectors: u32,
     pub(super) steps: Vec<Step>,
     /// Steps before this one have to be done before those after it.
     phase: usize,
@@ -142,6 +145,7 @@ impl<'a> Schedule<'a> {
             order,
             largest,
             threads,
+            vectors: 0,
             steps: Vec::new(),
             phase: 0,
             tables: Vec::new(),
@@ -202,7 +206,12 @@ impl<'a> Schedule<'a> {
             self.order.touched(End::Source),
             self.order.touched(End::Destination),
         );
-        let touched = source.start.min(destination.start)..source.end.max(destination.end);
+        let touched = hull(source, destination);
+        let vectors = transfers
+            .iter()
+            .map(|transfer| &transfer.destination.layout);
+        let vectors = vectors.map(|layout| layout.batch() * layout.heads());
+        self.vectors = u32::try_from(vectors.sum::<usize>()).unwrap_or(u32::MAX);
         for transfer in transfers {
             let place = &transfer.destination;
             let whole = Region::around(&place.layout, touched.clone());
@@ -353,6 +362,15 @@ impl<'a> Schedule<'a> {
         if items == 0 {
             return None;
         }
+        let group = Group {
+            kernel,
+            access,
+            rows_first: layout.packs.len > 1,
+            items: items as u32,
+            rows: rows.len() as u32,
+            threads: self.threads,
+            vectors: self.vectors,
+        };
         let job = Job {
             source: self.side(&transfer.source, &from, from_dense, End::Source),
             destination: self.side(&transfer.destination, &to, to_dense, End::Destination),
@@ -363,7 +381,8 @@ impl<'a> Schedule<'a> {
             first_row: rows.start,
             rows: rows.len() as u32,
             items: items as u32,
-            group: group(kernel, access, transfer, items).min(self.threads as usize) as u32,
+            group: group.size(),
+            rows_first: u32::from(group.rows_first),
             turning_items: turning as u32,
             window: window.start as u32,
             window_width: window.len() as u32,
@@ -524,18 +543,102 @@ fn access(transfer: &Transfer<'_>, rope: Option<&Rope>) -> Access {
         .unwrap_or(Access::Half)
 }
 
-/// How many of a head vector's items one workgroup takes: as many as are neighbours in memory, but no more than
-/// leave a good number of rows to the rest of its invocations.
-fn group(kernel: Kernel, access: Access, transfer: &Transfer<'_>, items: usize) -> usize {
-    let layout = &transfer.destination.layout;
-    if layout.packs.len > 1 {
-        // Neighbours in memory are rows.
-        return 1;
+/// How many of a head vector's items one workgroup takes: neighbours in memory, but no more than leave a good
+/// number of rows to the rest of its invocations.
+struct Group {
+    kernel: Kernel,
+    access: Access,
+    /// Neighbours in memory are rows instead.
+    rows_first: bool,
+    /// Items of a head vector.
+    items: u32,
+    /// Rows of the job.
+    rows: u32,
+    /// Invocations of a workgroup.
+    threads: u32,
+    /// Head vectors of the call.
+    vectors: u32,
+}
+
+impl Group {
+    fn size(&self) -> u32 {
+        let most = match (self.kernel, self.access) {
+            _ if self.rows_first => 1,
+            // Lanes are all that a splice fills a GPU with, so they are no wider than a cache line.
+            (Kernel::Splice, Access::Wide) => self.narrow(8),
+            (Kernel::Splice, _) => self.narrow(64),
+            (Kernel::Rotate, _) => 64,
+        };
+        // Of few rows, more items, so that as few invocations as possible have nothing to do.
+        let rows = match self.kernel {
+            Kernel::Rotate => self.rows.min(TILE),
+            Kernel::Splice => self.rows,
+        };
+        let enough = self.threads * ROWS_EACH / rows;
+        let most = most.max(enough).min(self.items).min(self.threads);
+        self.items.div_ceil(self.items.div_ceil(most))
     }
-    // Splices have lanes alone to fill a GPU with, so theirs are narrow: 128 to 256 bytes.
-    let most = match (kernel, access) {
-        (Kernel::Splice, Access::Wide) => 8,
-        _ => 64,
-    };
-    items.div_ceil(items.div_ceil(most))
+
+    /// Fewer than `most` items where a GPU has room for more workgroups, but whole sectors of its memory.
+    fn narrow(&self, most: u32) -> u32 {
+        // A processor, of the fewest invocations, has no such room.
+        if self.threads == FEWEST {
+            return most;
+        }
+        let least = SECTOR / self.access.bytes();
+        let groups = (FILL / self.threads).div_ceil(self.vectors);
+        (self.items / groups).clamp(least, most)
+    }
+}
+
+/// Rows that an invocation has to itself where there are enough: `DEPTH` of `kernels/splice.wgsl`.
+const ROWS_EACH: u32 = 4;
+
+/// Invocations that fill a GPU: the largest of today run 132 times 2048 at once.
+const FILL: u32 = 132 * 2048;
+
+/// Bytes that a GPU's memory reads or writes at least.
+const SECTOR: u32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_as_narrow_as_a_gpu_has_room_and_invocations_have_rows() {
+        let splice = |vectors, threads, rows| Group {
+            kernel: Kernel::Splice,
+            access: Access::Wide,
+            rows_first: false,
+            items: 16,
+            rows,
+            threads,
+            vectors,
+        };
+        // Lanes enough; twice as many are missing; 24 layers of 2 heads, keys and values: whole sectors.
+        assert_eq!(splice(2000, 256, 4096).size(), 8);
+        assert_eq!(splice(264, 256, 4096).size(), 4);
+        assert_eq!(splice(96, 256, 4096).size(), 2);
+        // A processor.
+        assert_eq!(splice(96, 64, 4096).size(), 8);
+        // Three rows do not occupy 256 invocations, however narrow a lane is.
+        assert_eq!(splice(96, 256, 3).size(), 16);
+        assert_eq!(splice(96, 64, 32).size(), 8);
+        let word = |threads| Group {
+            access: Access::Word,
+            items: 64,
+            ..splice(96, threads, 4096)
+        };
+        assert_eq!(word(256).size(), 8);
+        assert_eq!(word(64).size(), 64);
+        let packed = |kernel, rows| Group {
+            kernel,
+            rows_first: true,
+            ..splice(96, 256, rows)
+        };
+        assert_eq!(packed(Kernel::Splice, 4096).size(), 1);
+        assert_eq!(packed(Kernel::Splice, 128).size(), 8);
+        // A workgroup has no more than `TILE` rows of a rotation.
+        assert_eq!(packed(Kernel::Rotate, 4096).size(), 16);
+    }
 }
