@@ -13,6 +13,15 @@ override ELEMENT: u32;
 // Elements that one access takes: 4 or 8 (wide), 1 or 2 (word), 1 (half).
 override CHUNK: u32;
 
+// How the pairs lie that this dispatch turns. A kernel is made for one way, as the other would take its registers
+// too.
+const NO_PAIRS = 0u;
+// Their halves are in two chunks.
+const APART = 1u;
+// Side by side in one chunk.
+const INSIDE = 2u;
+override PAIRS: u32;
+
 struct Numbers {
     even: Floats,
     odd: Floats,

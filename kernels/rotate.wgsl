@@ -13,7 +13,7 @@ const TILE = 64u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    if ELEMENT == F16 {
+    if ELEMENT == F16 && PAIRS != NO_PAIRS {
         probe_f16();
     }
     // 1. Which item of which head vector.
@@ -44,17 +44,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             continue;
         }
         // 3. Read, turn, write.
-        let apart = item.turns && job.partner != 0u;
+        let apart = PAIRS == APART && item.turns;
         var chunks = Chunks(load(ends.source + source.element), Words(0u));
         if apart {
             chunks.b = load(ends.source_partner + source.element);
         }
-        if item.turns && row.turn != NONE && job.table != NONE {
+        if PAIRS != NO_PAIRS && item.turns && row.turn != NONE {
             if row.turn != turn_row {
                 turn_row = row.turn;
                 turn = turn_of(job, item, turn_row);
             }
-            if apart {
+            if PAIRS == APART {
                 chunks = turn_apart(chunks, turn);
             } else {
                 chunks.a = turn_inside(chunks.a, turn);

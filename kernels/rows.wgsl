@@ -55,9 +55,9 @@ struct Job {
     window_width: u32,
     // From one item's first chunk to the next one's, in dimensions.
     item_step: u32,
-    // From an item's first chunk to its second one, in dimensions; 0: pairs lie inside one chunk.
+    // From a turning item's first chunk to its second one, in dimensions, if pairs lie apart.
     partner: u32,
-    // Where the layer's table begins in `cos_sin`; NONE: keys without a rope, values.
+    // Where the layer's table begins in `cos_sin`.
     table: u32,
     pairs: u32,
 }
@@ -180,7 +180,7 @@ struct Item {
 
 fn item_of(job: Job, index: u32) -> Item {
     if index < job.turning_items {
-        let dims = select(CHUNK, CHUNK / 2u, job.partner == 0u);
+        let dims = select(CHUNK, CHUNK / 2u, PAIRS == INSIDE);
         return Item(true, job.window + index * job.item_step, index * dims);
     }
     var dim = (index - job.turning_items) * CHUNK;
@@ -195,7 +195,7 @@ fn turn_of(job: Job, item: Item, row: u32) -> Turn {
     let cos = job.table + row * 2u * job.pairs + item.pair;
     let sin = cos + job.pairs;
     // Chunks of words of two elements: neighbouring pairs go to `even` and `odd` in turn.
-    if job.partner != 0u && CHUNK > LANES {
+    if PAIRS == APART && CHUNK > LANES {
         return Turn(
             Numbers(table_floats(cos, 2u), table_floats(cos + 1u, 2u)),
             Numbers(table_floats(sin, 2u), table_floats(sin + 1u, 2u)),

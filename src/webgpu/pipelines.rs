@@ -48,16 +48,41 @@ impl Access {
     }
 }
 
+/// How the pairs of a dispatch's keys lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Pairs {
+    /// Nothing turns.
+    None,
+    /// Their halves are in two chunks.
+    Apart,
+    /// Side by side in one chunk.
+    Inside,
+}
+
 /// Everything that one pipeline is specialised for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) kernel: Kernel,
     pub(super) access: Access,
     pub(super) element: ElementType,
+    pub(super) pairs: Pairs,
     /// Source and destination are one binding.
     pub(super) within: bool,
     /// Invocations of a workgroup.
     pub(super) threads: u32,
+}
+
+impl Key {
+    /// The pipeline that does what either does, if there is one.
+    pub(super) fn both(self, other: Key) -> Option<Key> {
+        let pairs = match self.pairs {
+            Pairs::None => other.pairs,
+            pairs => pairs,
+        };
+        let also = other.pairs == Pairs::None || other.pairs == pairs;
+        let key = Key { pairs, ..self };
+        (also && key == Key { pairs, ..other }).then_some(key)
+    }
 }
 
 /// The WGSL of a kernel. What it is specialised for besides is a pipeline's to say, by overrides.
@@ -143,6 +168,7 @@ impl Pipelines {
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &[
                         ("ELEMENT", element),
+                        ("PAIRS", f64::from(key.pairs as u8)),
                         ("CHUNK", key.access.chunk(key.element) as f64),
                         ("WITHIN", f64::from(u8::from(key.within))),
                         ("THREADS", f64::from(key.threads)),
@@ -252,6 +278,7 @@ mod tests {
                 constants: &[
                     ("ELEMENT", 1.0),
                     ("CHUNK", 2.0),
+                    ("PAIRS", 1.0),
                     ("WITHIN", 0.0),
                     ("THREADS", 64.0),
                 ],

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::FEWEST;
 use super::abi::{Job, Side};
-use super::pipelines::{Access, Kernel, Key};
+use super::pipelines::{Access, Kernel, Key, Pairs};
 use super::windows::{Place, Region, Windows, bound, intersection, length};
 use crate::order::{End, NONE, Order, hull};
 use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
@@ -388,7 +388,7 @@ impl<'a> Schedule<'a> {
             window_width: window.len() as u32,
             item_step: item_step as u32,
             partner: partner as u32,
-            table: transfer.table.map_or(NONE, |index| self.table_start(index)),
+            table: transfer.table.map_or(0, |index| self.table_start(index)),
             pairs: pairs as u32,
         };
         Some(Step {
@@ -396,6 +396,11 @@ impl<'a> Schedule<'a> {
                 kernel,
                 access,
                 element: layout.element(),
+                pairs: match (turning, partner) {
+                    (0, _) => Pairs::None,
+                    (_, 0) => Pairs::Inside,
+                    _ => Pairs::Apart,
+                },
                 within: source.is_none(),
                 threads: self.threads,
             },
@@ -470,9 +475,9 @@ impl<'a> Schedule<'a> {
     /// Adds a step, into one of the same phase if their windows fit one binding.
     fn add(&mut self, mut step: Step) {
         for other in self.steps[self.phase..].iter_mut().rev().take(NEAR) {
-            if other.key != step.key {
+            let Some(key) = other.key.both(step.key) else {
                 continue;
-            }
+            };
             let Some(destination) = other.destination.union(&step.destination, self.largest) else {
                 continue;
             };
@@ -484,6 +489,7 @@ impl<'a> Schedule<'a> {
                 },
                 _ => None,
             };
+            other.key = key;
             other.source = source;
             other.destination = destination;
             other.drafts.append(&mut step.drafts);
