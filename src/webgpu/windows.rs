@@ -51,11 +51,19 @@ impl Region {
     /// All that lies between the first and the last of some rows of the sequence.
     pub(super) fn around(layout: &KeyLayout<'_>, rows: Range<usize>) -> Region {
         let block = layout.rows.len;
-        let touched = (rows.start / block..rows.end.div_ceil(block)).map(|b| layout.block(b));
-        let blocks = touched
-            .map(|block| block..block + 1)
-            .reduce(hull)
-            .unwrap_or(0..0);
+        let touched = rows.start / block..rows.end.div_ceil(block);
+        let blocks = match layout.table {
+            // A table of token slots is long, and is looked at for each layer: no more than this a slot.
+            Some(table) if !touched.is_empty() => {
+                let (first, last) = table[touched]
+                    .iter()
+                    .fold((u32::MAX, 0), |(first, last), &block| {
+                        (first.min(block), last.max(block))
+                    });
+                first as usize..last as usize + 1
+            }
+            _ => touched,
+        };
         let rows = if rows.end <= block { rows } else { 0..block };
         Region {
             batch: 0..layout.batch(),
