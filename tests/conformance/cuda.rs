@@ -10,7 +10,7 @@ use crate::buffer::{Buffer, GUARD};
 use crate::case::Verb;
 
 struct Gpu {
-    /// As it is, and with blocks so small that rows take many of them: which is which call's, its size says.
+    /// As it is, and with blocks so small that rows take many of them, or many tiles of one.
     cudas: [Cuda; 2],
     stream: Arc<CudaStream>,
 }
@@ -71,7 +71,7 @@ impl Backend for Gpu {
             packed,
             ..
         } = *call;
-        let cuda = &cudas[(rotations.old_rows() + rotations.spans().len()) % 2];
+        let cuda = &cudas[call.way as usize % 2];
         // Device memory is one piece, so that what is written between the buffers is found as well.
         let mut bytes = Vec::new();
         let mut from = add_layers(&mut bytes, src, packed);
