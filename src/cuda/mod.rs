@@ -3,6 +3,7 @@
 mod abi;
 mod call;
 mod error;
+mod grid;
 mod layer;
 mod modules;
 mod raw;
@@ -14,7 +15,8 @@ pub use layer::{CudaLayer, CudaLayerRef, CudaRawLayer, CudaWorkspace};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, result, sys};
 
 use crate::{CacheLayout, Element, ElementType, Error, Result, Rotations};
-use call::{Builder, Device};
+use call::Builder;
+use grid::Device;
 use layer::Values;
 use modules::Modules;
 
@@ -150,7 +152,7 @@ impl Cuda {
             modules: Modules::new(capability),
             device: Device {
                 multiprocessors,
-                threads: call::THREADS,
+                threads: grid::THREADS,
             },
             builder: Mutex::default(),
         })
@@ -170,7 +172,7 @@ impl Cuda {
     /// # Errors
     /// [`Error::Argument`] if it is none of those.
     pub fn with_blocks_of(mut self, threads: u32) -> Result<Cuda> {
-        if !(call::WARP..=call::THREADS).contains(&threads) || !threads.is_power_of_two() {
+        if !(grid::WARP..=grid::THREADS).contains(&threads) || !threads.is_power_of_two() {
             return Err(Error::Argument {
                 argument: "threads",
                 problem: format!("{threads} is none of 32, 64, 128, 256"),
