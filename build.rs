@@ -71,7 +71,8 @@ fn sources(arch: u32) -> Result<Vec<(String, PathBuf)>, String> {
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else {
             continue;
         };
-        if name.ends_with(&format!("_sm{NEWER}")) {
+        let is_ptx = path.extension().is_some_and(|extension| extension == "ptx");
+        if !is_ptx || name.ends_with(&format!("_sm{NEWER}")) {
             continue;
         }
         let ptx = Some(newer(name)).filter(|newer| arch >= NEWER && newer.exists());

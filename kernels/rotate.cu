@@ -33,11 +33,14 @@ DEVICE void rotate(const u32* words, const Header& header, const Shape& shape) {
     // 1. Which item of which head vector.
     const u32 job = block_y();
     const Lane lane = lane_of(shape);
-    const u32 start = lane.tile * lane.rows_at_once * header.steps;
-    const u32 end = min(header.rows, start + lane.rows_at_once * header.steps);
-    if (!lane.busy || start + lane.row >= end) {
+    // The grid is as long as the longest shape takes, so for others a tile may be past the end, and past 2³².
+    const u32 tile_rows = lane.rows_at_once * header.steps;
+    const u64 first = static_cast<u64>(lane.tile) * tile_rows + lane.row;
+    if (!lane.busy || first >= header.rows) {
         return;
     }
+    const u32 start = lane.tile * tile_rows;
+    const u32 end = min(header.rows, start + tile_rows);
     const Item item = item_of<Access>(shape, lane.item);
     const End destination = End::of(shape.destination, at<u64>(words, header.destinations_at + 2 * job), lane, item);
     const End source = End::of(shape.source, at<u64>(words, header.sources_at + 2 * job), lane, item);

@@ -28,9 +28,10 @@ struct Side {
     // row / block_rows = (high half of row * magic, + row) >> shift, for rows below 2³¹.
     u32 magic;
     u32 shift;
-    // Where block 0 of the sequence is among the words; NONE: blocks are in order.
+    // Blocks are where a table says, whose entry for block 0 would be here among the words (modulo 2³²: those before
+    // the call's first row are left out); else they are in order.
     u32 table_at;
-    u32 unused;
+    u32 has_table;
 };
 
 // Everything that the keys (of one rope) or the values of all layers have in common.
@@ -195,7 +196,7 @@ DEVICE u64 dim_of(const Side& side, u32 dim) {
 DEVICE u64 row_of(const u32* words, const Side& side, u32 row) {
     u32 block = (multiply_high(row, side.magic) + row) >> side.shift;
     const u32 inside = row - block * side.block_rows;
-    if (side.table_at != NONE) {
+    if (side.has_table) {
         block = at<u32>(words, side.table_at + block);
     }
     return block * side.block_stride + inside * side.row_stride;

@@ -108,6 +108,10 @@ def faults(kernel, verb, element, architecture):
     # What calls, comes back. (A CALL alone is how some architectures leave a loop.)
     if slow := named(everything, r"MUFU\.(SIN|COS)|RET|DADD|DMUL|DFMA"):
         yield f"never: {slow[0].text}"
+    # One between a tile's loads and its stores, for wide chunks and for narrow ones; none where nobody waits.
+    barriers, expected = len(named(everything, "BAR")), 2 if verb == "splice" else 0
+    if barriers != expected:
+        yield f"{barriers} barriers, {expected} expected"
     if verb == "upload":
         return
 

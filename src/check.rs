@@ -194,7 +194,7 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
             return Err(argument(
                 "layers",
                 format!(
-                    "layer {index}: the layout puts values into the key buffer, but the layer has none; `Layer::packed` says that it has"
+                    "layer {index}: the layout puts values into the key buffer, but the layer has none; a layer that is `packed` has"
                 ),
             ));
         }

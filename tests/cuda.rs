@@ -11,8 +11,9 @@ use pie_rope::cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, result,
 };
 use pie_rope::{
-    CacheLayout, Cpu, Cuda, CudaLayer, CudaLayerRef, CudaRawLayer, CudaWorkspace, Edit, Element,
-    ElementType, Error, KeyLayout, Layer, LayerRef, Plan, Result, Rope, Rotations,
+    Axis, CacheLayout, Cpu, Cuda, CudaLayer, CudaLayerRef, CudaRawLayer, CudaWorkspace, Edit,
+    Element, ElementType, Error, KeyLayout, Layer, LayerRef, Plan, Result, Rope, Rotations,
+    Strides,
 };
 use rand::Rng;
 
@@ -345,6 +346,11 @@ fn nothing_to_do() {
     cache.same(&stream, &cache.before);
 }
 
+fn no_flags() -> CUgraphInstantiate_flags {
+    // SAFETY: flags, of which there are none.
+    unsafe { std::mem::zeroed() }
+}
+
 /// A graph takes its parameters with it, and its workspace's words too.
 #[test]
 fn a_captured_graph_replays() {
@@ -372,9 +378,11 @@ fn a_captured_graph_replays() {
                 .splice_raw(queue, &rotations, &layout.into(), &[layer], workspace)
         }
         .unwrap();
-        // SAFETY: no flags.
-        let flags: CUgraphInstantiate_flags = unsafe { std::mem::zeroed() };
-        let graph = gpu.stream.end_capture(flags).unwrap().expect("a graph");
+        let graph = gpu
+            .stream
+            .end_capture(no_flags())
+            .unwrap()
+            .expect("a graph");
         cache.same(&gpu.stream, &cache.before);
         for _ in 0..3 {
             graph.launch().unwrap();
@@ -570,4 +578,146 @@ fn without_a_driver_there_is_an_error() {
         text.contains("is an NVIDIA driver installed?") || text.contains("opened"),
         "{text}"
     );
+}
+
+/// Keys alone, rows of 8 in blocks of one: source and destination tables are parts of one array, at any distance.
+#[test]
+fn tables_that_share_their_memory() {
+    let Gpu { cuda, stream } = Gpu::open();
+    let rope = Rope::from_theta(10_000.0, 8).unwrap();
+    for before in 1..80 {
+        let ours = (0..4).map(|row| 3 + 2 * row);
+        let table: Vec<u32> = (0..before).map(|_| 100).chain(ours).collect();
+        let plan = Plan::from_edits(4, &[Edit::insert(0, before)]).unwrap();
+        let rotations = Rotations::new(&plan, &rope).unwrap();
+        let blocks = KeyLayout::nhd(ElementType::F32, [128, 1, 1, 8]);
+        let from = CacheLayout::keys_only(blocks.with_table(&table[before..]));
+        let to = CacheLayout::keys_only(blocks.with_table(&table));
+
+        let keys = random::<f32>(128 * 8);
+        let mut expected = vec![-1f32; keys.len()];
+        let src = [LayerRef {
+            keys: &keys[..],
+            values: None,
+        }];
+        let mut dst = [Layer::keys_only(&mut expected)];
+        Cpu::new()
+            .copy(&rotations, from, &src, to, &mut dst)
+            .unwrap();
+
+        let keys = stream.clone_htod(&keys).unwrap();
+        let mut got = stream.clone_htod(&vec![-1f32; expected.len()]).unwrap();
+        let src = [CudaLayerRef {
+            keys: &keys,
+            values: None,
+        }];
+        let mut dst = [CudaLayer::keys_only(&mut got)];
+        cuda.copy(&stream, &rotations, from, &src, to, &mut dst, None)
+            .unwrap();
+        assert_eq!(
+            stream.clone_dtoh(&got).unwrap(),
+            expected,
+            "{before} entries before"
+        );
+    }
+}
+
+#[test]
+fn nobody_takes_a_step_along_an_axis_of_one() {
+    let Gpu { cuda, stream } = Gpu::open();
+    let layout = KeyLayout::strided(
+        ElementType::F32,
+        Strides {
+            offset: 0,
+            batch: Axis::new(1, usize::MAX),
+            blocks: Axis::new(1, usize::MAX),
+            rows: Axis::new(HEADS * ROWS, DIM),
+            heads: Axis::new(1, usize::MAX),
+            packs: Axis::new(1, 0),
+            pack: DIM,
+        },
+    );
+    let mut cache = Cache::<f32>::new(&stream);
+    let mut layers = [CudaLayer::keys_only(&mut cache.keys)];
+    cuda.splice(
+        &stream,
+        &rotations(),
+        CacheLayout::keys_only(layout),
+        &mut layers,
+        None,
+    )
+    .unwrap();
+    let mut expected = cache.before.clone();
+    let layers = &mut [Layer::keys_only(&mut expected.0)];
+    Cpu::new()
+        .splice(&rotations(), CacheLayout::keys_only(layout), layers)
+        .unwrap();
+    cache.same(&stream, &expected);
+}
+
+#[test]
+fn addresses_that_no_kernel_could_use() {
+    let call = |gpu: &Gpu, layer: CudaRawLayer, layout: KeyLayout<'_>| {
+        let layout = CacheLayout::keys_only(layout);
+        let queue = gpu.stream.cu_stream();
+        // SAFETY: it is refused, so that no address is used.
+        unsafe {
+            gpu.cuda
+                .splice_raw(queue, &rotations(), &layout, &[layer], CudaWorkspace::NONE)
+        }
+    };
+    refused("no multiple of the 4 bytes of f32", |gpu, cache| {
+        let address = cache.raw(&gpu.stream).keys + 2;
+        call(gpu, CudaRawLayer::unchecked(address, None), layout::<f32>())
+    });
+    refused("goes past the last one", |gpu, cache| {
+        let layer = CudaRawLayer::unchecked(cache.raw(&gpu.stream).keys, None);
+        call(gpu, layer, layout::<f32>().with_offset(usize::MAX / 2))
+    });
+}
+
+/// Slices that no event orders: the graph has the verb, and launches it when its backend is no more.
+#[test]
+fn a_graph_of_a_typed_verb_outlives_its_backend() {
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: this test has one stream.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().unwrap();
+    let cuda = Cuda::new(&context).unwrap();
+    cuda.prepare(ElementType::F32).unwrap();
+    let (rotations, layout) = (rotations(), layout::<f32>());
+    let mut cache = Cache::<f32>::new(&stream);
+    stream.synchronize().unwrap();
+    stream
+        .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    cuda.splice(&stream, &rotations, layout, &mut [cache.layer()], None)
+        .unwrap();
+    drop(cuda);
+    let graph = stream.end_capture(no_flags()).unwrap().expect("a graph");
+    cache.same(&stream, &cache.before);
+    graph.launch().unwrap();
+    cache.check(&stream, |cpu, layers| {
+        cpu.splice(&rotations, layout, layers).unwrap()
+    });
+}
+
+#[test]
+fn a_capture_cannot_wait_for_slices() {
+    let gpu = Gpu::open();
+    gpu.cuda.prepare(ElementType::F32).unwrap();
+    let mut cache = Cache::<f32>::new(&gpu.stream);
+    gpu.stream.synchronize().unwrap();
+    gpu.stream
+        .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    let layers = &mut [cache.layer()];
+    let refused = gpu
+        .cuda
+        .splice(&gpu.stream, &rotations(), layout::<f32>(), layers, None);
+    let error = refused.expect_err("slices have events").to_string();
+    assert!(error.contains("disable_event_tracking"), "{error}");
+    gpu.stream
+        .end_capture(no_flags())
+        .expect("the capture is as good as before");
 }

@@ -344,7 +344,7 @@ fn values_that_would_stay_behind() {
     let packed = KeyLayout::packed_nhd(F32, [5, 2, 2, 8]);
     let plan = Plan::from_edits(6, &[Edit::insert(1, 2)]).unwrap();
     let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
-    refused("`Layer::packed` says that it has", |buffer, _| {
+    refused("a layer that is `packed` has", |buffer, _| {
         Cpu::new().splice(&rotations, packed, &mut [Layer::keys_only(buffer)])
     });
 }

@@ -21,7 +21,7 @@ pub(super) struct Side {
     pub(super) magic: u32,
     pub(super) shift: u32,
     pub(super) table_at: u32,
-    pub(super) unused: u32,
+    pub(super) has_table: u32,
 }
 
 /// Everything that the keys (of one rope) or the values of all layers have in common.
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn every_struct_lies_as_the_kernels_say() {
         same!(Side: batch_stride, block_stride, row_stride, head_stride, pack_stride, pack, block_rows, magic,
-            shift, table_at, unused);
+            shift, table_at, has_table);
         same!(Shape: source, destination, batches, heads, items, turning_items, window, window_width, item_step,
             partner, around, pairs, cos_sin_at, group, head_group, wide, inside, unused);
         same!(Span: src, dst, len, before, turn, turn_step);

@@ -8,7 +8,7 @@ use super::abi::{Header, LARGE, SMALL, Shape, Side, magic};
 use super::grid::{self, Device, Launch};
 use super::modules::Verb;
 use crate::order::{End, NONE, Order, Span};
-use crate::{CacheLayout, Error, KeyLayout, Pairing, Result, Rope, Rotations};
+use crate::{Axis, CacheLayout, Error, KeyLayout, Pairing, Result, Rope, Rotations};
 
 /// Bytes of a wide access.
 const WIDE: usize = 16;
@@ -22,10 +22,9 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Address of the layout's first element.
+    /// Address of the layout's first element: see [`check_addresses`].
     fn base(&self) -> u64 {
-        let bytes = self.layout.offset as u64 * self.layout.element().size() as u64;
-        self.address.wrapping_add(bytes)
+        self.address + (self.layout.offset * self.layout.element().size()) as u64
     }
 }
 
@@ -95,6 +94,9 @@ impl Builder {
         let Some(&first) = transfers.first().filter(|_| order.rows > 0) else {
             return Ok(None);
         };
+        for transfer in &transfers {
+            check_addresses(transfer)?;
+        }
         let (mut read, mut written) = (order.touched(End::Source), order.touched(End::Destination));
         if verb == Verb::Splice {
             // One buffer, of which its kernel has one idea.
@@ -143,8 +145,12 @@ impl Builder {
             let rope = kind.table.map(|index| rotations.tables()[index].rope());
             let mut shape = shape(transfer, rope, kind.wide, in_place)?;
             shape.cos_sin_at = kind.table.map_or(NONE, |index| cos_sin[index]);
-            shape.source.table_at = self.block_table(transfer.source.layout, &read);
-            shape.destination.table_at = self.block_table(transfer.destination.layout, &written);
+            self.block_table(&mut shape.source, transfer.source.layout, &read);
+            self.block_table(
+                &mut shape.destination,
+                transfer.destination.layout,
+                &written,
+            );
             shapes.push(shape);
         }
 
@@ -203,10 +209,10 @@ impl Builder {
         start as u32
     }
 
-    /// Where entry 0 of a layout's block table would be among the words, of which only those of these rows are there.
-    fn block_table(&mut self, layout: &KeyLayout<'_>, rows: &Range<usize>) -> u32 {
+    /// Puts the entries of a layout's block table that these rows need among the words, and says so in its side.
+    fn block_table(&mut self, side: &mut Side, layout: &KeyLayout<'_>, rows: &Range<usize>) {
         let Some(table) = layout.table else {
-            return NONE;
+            return;
         };
         let block = layout.rows.len;
         let needed = rows.start / block..rows.end.div_ceil(block);
@@ -217,16 +223,40 @@ impl Builder {
             .iter()
             .find(|known| (known.0, known.1) == key);
         let start = known.map(|known| known.2).unwrap_or_else(|| {
-            if self.words.len() + 1 == needed.start {
-                // Entry 0 would be at -1, which reads as `NONE`.
-                self.words.push(0);
-            }
             let start = self.push(part, 1);
             self.block_tables.push((key.0, key.1, start));
             start
         });
-        start.wrapping_sub(needed.start as u32)
+        side.table_at = start.wrapping_sub(needed.start as u32);
+        side.has_table = 1;
     }
+}
+
+/// Refuses addresses that no kernel could use.
+fn check_addresses(transfer: &Transfer<'_>) -> Result<()> {
+    for place in [&transfer.source, &transfer.destination] {
+        let size = place.layout.element().size();
+        let refuse = |problem: String| {
+            Err(Error::Argument {
+                argument: "layers",
+                problem: format!("address {:#x}: {problem}", place.address),
+            })
+        };
+        if !place.address.is_multiple_of(size as u64) {
+            return refuse(format!(
+                "no multiple of the {size} bytes of {}",
+                place.layout.element()
+            ));
+        }
+        let offset = place.layout.offset.checked_mul(size);
+        if offset.is_none_or(|bytes| place.address.checked_add(bytes as u64).is_none()) {
+            return refuse(format!(
+                "an offset of {} elements goes past the last one",
+                place.layout.offset
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// How many words a call takes at most: see [`Builder::build`].
@@ -313,28 +343,31 @@ fn shape(
 }
 
 fn side(layout: &KeyLayout<'_>) -> Result<Side> {
-    let size = layout.element().size() as u64;
-    let bytes = |stride: usize| stride as u64 * size;
+    let size = layout.element().size();
+    // Nobody takes a step along an axis of one.
+    let bytes = |axis: Axis| match axis.len {
+        0 | 1 => Ok(0),
+        _ => axis
+            .stride
+            .checked_mul(size)
+            .map(|bytes| bytes as u64)
+            .ok_or_else(|| Error::Layout(format!("a stride of {} elements", axis.stride))),
+    };
     let (magic, shift) = magic(layout.rows.len as u64);
     let pack = u32::try_from(layout.pack);
     Ok(Side {
-        batch_stride: bytes(layout.batch.stride),
-        block_stride: bytes(layout.blocks.stride),
-        row_stride: bytes(layout.rows.stride),
-        head_stride: bytes(layout.heads.stride),
-        // Without packs there is no way between them, and nothing that is longer than a row.
-        pack_stride: if layout.packs.len > 1 {
-            bytes(layout.packs.stride)
-        } else {
-            0
-        },
+        batch_stride: bytes(layout.batch)?,
+        block_stride: bytes(layout.blocks)?,
+        row_stride: bytes(layout.rows)?,
+        head_stride: bytes(layout.heads)?,
+        pack_stride: bytes(layout.packs)?,
         pack: pack
             .map_err(|_| Error::Limit("the CUDA kernels count dimensions in 32 bits".into()))?,
         block_rows: u32::try_from(layout.rows.len).unwrap_or(u32::MAX),
         magic,
         shift,
-        table_at: NONE,
-        unused: 0,
+        table_at: 0,
+        has_table: 0,
     })
 }
 

@@ -13,22 +13,22 @@ impl From<DriverError> for Error {
                 Error::NoAdapter(text)
             }
             CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUresult::CUDA_ERROR_ASSERT
             | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
             | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
             | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
             | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
             | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
             | CUresult::CUDA_ERROR_LAUNCH_FAILED
             | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
-            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS => Error::DeviceLost(text),
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE => Error::DeviceLost(text),
             CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
             | CUresult::CUDA_ERROR_INVALID_PTX
             | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Error::Device(format!(
                 "{text}; the kernels need compute capability 7.5 and a driver of CUDA 12.1 (R530) or later"
-            )),
-            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
-            | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => Error::Device(format!(
-                "{text}; kernels cannot be loaded while a stream captures: call `Cuda::prepare` before"
             )),
             _ => Error::Device(text),
         }

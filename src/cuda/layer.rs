@@ -1,26 +1,38 @@
 //! The buffers of one layer, as a caller hands them over.
 
-use cudarc::driver::{DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 
 use crate::Element;
 use crate::check::Buffers;
 
+/// What may be copied from: `cudarc`'s own slices and views. Its trait is open to others, whose addresses need not be
+/// what they say.
+pub trait Source<T>: DevicePtr<T> {}
+impl<T> Source<T> for CudaSlice<T> {}
+impl<T> Source<T> for CudaView<'_, T> {}
+impl<T> Source<T> for CudaViewMut<'_, T> {}
+
+/// What may be worked on.
+pub trait Target<T>: DevicePtrMut<T> {}
+impl<T> Target<T> for CudaSlice<T> {}
+impl<T> Target<T> for CudaViewMut<'_, T> {}
+
 /// The keys and values of one layer in device memory, to be worked on in place: `CudaSlice`s, or `CudaViewMut`s of
 /// them.
 pub struct CudaLayer<'a, T> {
-    pub(super) keys: &'a mut dyn DevicePtrMut<T>,
+    pub(super) keys: &'a mut dyn Target<T>,
     pub(super) values: Values<'a, T>,
 }
 
 pub(super) enum Values<'a, T> {
     None,
-    Own(&'a mut dyn DevicePtrMut<T>),
+    Own(&'a mut dyn Target<T>),
     Packed,
 }
 
 impl<'a, T: Element> CudaLayer<'a, T> {
     /// Keys and values in a buffer each.
-    pub fn new(keys: &'a mut impl DevicePtrMut<T>, values: &'a mut impl DevicePtrMut<T>) -> Self {
+    pub fn new(keys: &'a mut impl Target<T>, values: &'a mut impl Target<T>) -> Self {
         CudaLayer {
             keys,
             values: Values::Own(values),
@@ -28,7 +40,7 @@ impl<'a, T: Element> CudaLayer<'a, T> {
     }
 
     /// Keys alone: for `rotate`, and for caches that have no values, as in MLA.
-    pub fn keys_only(keys: &'a mut impl DevicePtrMut<T>) -> Self {
+    pub fn keys_only(keys: &'a mut impl Target<T>) -> Self {
         CudaLayer {
             keys,
             values: Values::None,
@@ -36,7 +48,7 @@ impl<'a, T: Element> CudaLayer<'a, T> {
     }
 
     /// Keys and values in one buffer, told apart by their layouts.
-    pub fn packed(buffer: &'a mut impl DevicePtrMut<T>) -> Self {
+    pub fn packed(buffer: &'a mut impl Target<T>) -> Self {
         CudaLayer {
             keys: buffer,
             values: Values::Packed,
@@ -44,13 +56,13 @@ impl<'a, T: Element> CudaLayer<'a, T> {
     }
 }
 
-/// The keys and values of one layer in device memory, to copy from.
+/// The keys and values of one layer in device memory, to copy from: `CudaSlice`s, or views of them.
 #[derive(Clone, Copy)]
 pub struct CudaLayerRef<'a, T> {
     /// The keys, or keys and values together.
-    pub keys: &'a dyn DevicePtr<T>,
+    pub keys: &'a dyn Source<T>,
     /// The values, if there are any; the same slice as the keys where one buffer holds both.
-    pub values: Option<&'a dyn DevicePtr<T>>,
+    pub values: Option<&'a dyn Source<T>>,
 }
 
 /// The buffers of one layer by device address, for engines that do not own them as slices of this `cudarc`.

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex};
 
 pub use layer::{CudaLayer, CudaLayerRef, CudaRawLayer, CudaWorkspace};
 
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, result, sys};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut, result, sys};
 
 use crate::{CacheLayout, Element, ElementType, Error, Result, Rotations};
 use call::Builder;
 use grid::Device;
-use layer::Values;
+use layer::{Source, Values};
 use modules::Modules;
 
 /// Turns and moves cached rows in the memory of an NVIDIA GPU, by one kernel in the engine's own stream.
@@ -51,8 +51,9 @@ use modules::Modules;
 ///
 /// A verb launches one kernel for all layers and all spans, and returns. It allocates nothing on the device, copies
 /// nothing to it and waits for nothing: layer addresses, spans and tables of angles travel in the launch's
-/// parameters. It may be called while the stream captures a graph, and the graph may be launched again and again;
-/// see [`prepare`](Cuda::prepare).
+/// parameters. It may be called while the stream captures a graph, after [`prepare`](Cuda::prepare), and the graph may
+/// be launched again and again, also when this backend is no more. While it captures, `cudarc`'s slices must not be
+/// ordered by events (`CudaContext::disable_event_tracking`), which a graph cannot wait for; addresses are not.
 ///
 /// # Workspace
 ///
@@ -125,8 +126,7 @@ impl Cuda {
     /// On any context by its handle, for engines that do not have it from this `cudarc`.
     ///
     /// # Safety
-    /// The context is valid for as long as this backend is, its drop included. It is neither retained nor
-    /// destroyed.
+    /// The context is valid for as long as this backend is. It is neither retained nor destroyed.
     ///
     /// # Errors
     /// As [`new`](Cuda::new); also [`Error::NoAdapter`] if there is no CUDA driver.
@@ -158,8 +158,10 @@ impl Cuda {
         })
     }
 
-    /// Loads the kernels for an element type, which the first call would do else: compiling them takes the driver a
-    /// fraction of a second, once per machine. Needed before the first call that a stream captures.
+    /// Loads the kernels for an element type, which the first call would do else. The driver compiles them then, and
+    /// keeps the outcome on disk if it can. Needed before the first call that a stream captures.
+    ///
+    /// Loaded kernels stay as long as the context: make one backend for each.
     ///
     /// # Errors
     /// [`Error::Device`] if the driver is older than CUDA 12.1.
@@ -200,10 +202,17 @@ impl Cuda {
         workspace: Option<&mut CudaSlice<u8>>,
     ) -> Result<()> {
         let layout = self.typed::<T>("layout", layout)?;
-        self.with(stream, layers, workspace, |layers, workspace| {
-            // SAFETY: `with` gives addresses of slices, valid for their lengths, that nobody else has.
-            unsafe { self.rotate_raw(stream.cu_stream(), rotations, &layout, layers, workspace) }
-        })
+        self.with(
+            stream,
+            ("layers", layers),
+            workspace,
+            |layers, workspace| {
+                // SAFETY: `with` gives addresses of slices, valid for their lengths, that nobody else has.
+                unsafe {
+                    self.rotate_raw(stream.cu_stream(), rotations, &layout, layers, workspace)
+                }
+            },
+        )
     }
 
     /// Moves rows inside their buffers and turns keys on the way. Safe for overlapping moves in both directions
@@ -220,10 +229,17 @@ impl Cuda {
         workspace: Option<&mut CudaSlice<u8>>,
     ) -> Result<()> {
         let layout = self.typed::<T>("layout", layout)?;
-        self.with(stream, layers, workspace, |layers, workspace| {
-            // SAFETY: as in `rotate`.
-            unsafe { self.splice_raw(stream.cu_stream(), rotations, &layout, layers, workspace) }
-        })
+        self.with(
+            stream,
+            ("layers", layers),
+            workspace,
+            |layers, workspace| {
+                // SAFETY: as in `rotate`.
+                unsafe {
+                    self.splice_raw(stream.cu_stream(), rotations, &layout, layers, workspace)
+                }
+            },
+        )
     }
 
     /// Copies every row that the plan keeps to other pages, or another part, of the same buffers, and turns keys
@@ -243,11 +259,16 @@ impl Cuda {
     ) -> Result<()> {
         let src_layout = self.typed::<T>("src_layout", src_layout)?;
         let dst_layout = self.typed::<T>("dst_layout", dst_layout)?;
-        self.with(stream, layers, workspace, |layers, workspace| {
-            let (src, dst) = ((&src_layout, layers), (&dst_layout, layers));
-            // SAFETY: as in `rotate`.
-            unsafe { self.copy_raw(stream.cu_stream(), rotations, src, dst, workspace) }
-        })
+        self.with(
+            stream,
+            ("layers", layers),
+            workspace,
+            |layers, workspace| {
+                let (src, dst) = ((&src_layout, layers), (&dst_layout, layers));
+                // SAFETY: as in `rotate`.
+                unsafe { self.copy_raw(stream.cu_stream(), rotations, src, dst, workspace) }
+            },
+        )
     }
 
     /// Copies every row that the plan keeps to another buffer and turns keys on the way.
@@ -278,7 +299,7 @@ impl Cuda {
         let from: Vec<_> = src
             .iter()
             .map(|layer| {
-                let mut address = |slice: &'a dyn DevicePtr<T>| {
+                let mut address = |slice: &'a dyn Source<T>| {
                     let (address, guard) = slice.device_ptr(stream);
                     guards.push(guard);
                     (address, slice.len())
@@ -293,7 +314,7 @@ impl Cuda {
                 }
             })
             .collect();
-        self.with(stream, dst, workspace, |to, workspace| {
+        self.with(stream, ("dst", dst), workspace, |to, workspace| {
             let (src, dst) = ((&src_layout, from.as_slice()), (&dst_layout, to));
             // SAFETY: as in `rotate`; a `&` source cannot overlap a `&mut` destination.
             unsafe { self.copy_raw(stream.cu_stream(), rotations, src, dst, workspace) }
@@ -333,23 +354,39 @@ impl Cuda {
         Ok(())
     }
 
+    /// Refuses a stream that captures while slices wait for events from before, which would end its capture.
+    fn check_capture(&self, stream: &CudaStream) -> Result<()> {
+        let waits = stream.context().is_managing_stream_synchronization();
+        let status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        if waits && stream.capture_status()? != status {
+            return Err(Error::Argument {
+                argument: "stream",
+                problem: "it captures, and cannot wait for the events of slices: call \
+                          `CudaContext::disable_event_tracking` before, or a verb that takes addresses"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+
     /// Runs a call on the addresses of slices. `cudarc`'s guards, which order streams by events, are held until the
     /// call has been launched.
     fn with<T: Element>(
         &self,
         stream: &CudaStream,
-        layers: &mut [CudaLayer<'_, T>],
+        (argument, layers): (&'static str, &mut [CudaLayer<'_, T>]),
         workspace: Option<&mut CudaSlice<u8>>,
         call: impl FnOnce(&[CudaRawLayer], CudaWorkspace) -> Result<()>,
     ) -> Result<()> {
         self.check_context("stream", stream)?;
+        self.check_capture(stream)?;
         if let Some(workspace) = &workspace {
             self.check_context("workspace", workspace.stream())?;
         }
         let mut raw = Vec::with_capacity(layers.len());
         let mut guards = Vec::with_capacity(2 * layers.len() + 1);
         for layer in layers {
-            self.check_context("layers", layer.keys.stream())?;
+            self.check_context(argument, layer.keys.stream())?;
             let keys_len = layer.keys.len();
             let (keys, guard) = layer.keys.device_ptr_mut(stream);
             guards.push(guard);
@@ -357,7 +394,7 @@ impl Cuda {
                 Values::None => (0, 0),
                 Values::Packed => (keys, keys_len),
                 Values::Own(values) => {
-                    self.check_context("layers", values.stream())?;
+                    self.check_context(argument, values.stream())?;
                     let len = values.len();
                     let (values, guard) = values.device_ptr_mut(stream);
                     guards.push(guard);
@@ -377,18 +414,9 @@ impl Cuda {
             guards.push(guard);
             CudaWorkspace { address, len }
         });
+        // A wait for an event that failed is noted there, and nowhere else.
+        stream.context().check_err()?;
         call(&raw, workspace)
-    }
-}
-
-impl Drop for Cuda {
-    fn drop(&mut self) {
-        // What a context that has failed says cannot be helped here.
-        let _ = within(self.context, || {
-            // SAFETY: the context is current, and whoever launches has a `Cuda`.
-            unsafe { self.modules.unload() };
-            Ok(())
-        });
     }
 }
 
@@ -399,11 +427,19 @@ fn within<T>(context: Handle, call: impl FnOnce() -> Result<T>) -> Result<T> {
     }
     // SAFETY: the context is valid: `owner` keeps it so, or the caller of `on_context`.
     unsafe { sys::cuCtxPushCurrent_v2(context.0) }.result()?;
-    let outcome = call();
-    let mut popped = std::ptr::null_mut();
-    // SAFETY: what has been pushed above, into a local.
-    unsafe { sys::cuCtxPopCurrent_v2(&mut popped) }.result()?;
-    outcome
+    let _pushed = Pushed;
+    call()
+}
+
+/// A context that is current until this is dropped.
+struct Pushed;
+
+impl Drop for Pushed {
+    fn drop(&mut self) {
+        let mut popped = std::ptr::null_mut();
+        // SAFETY: what has been pushed, into a local. It fails only where a context has been destroyed by then.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) }.result();
+    }
 }
 
 /// Whether there is a CUDA driver. `cudarc` panics where it does not find one.

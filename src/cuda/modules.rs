@@ -1,8 +1,9 @@
 //! Kernels from their PTX, each file loaded once, when its first kernel is needed.
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString};
 use std::sync::{Mutex, PoisonError};
 
+use cudarc::driver::sys::CUresult;
 use cudarc::driver::{result, sys};
 
 use crate::{ElementType, Error, Result};
@@ -100,15 +101,12 @@ unsafe impl Send for Function {}
 /// A loaded file: its kernels for small and for large parameters, or the upload's, twice.
 #[derive(Clone, Copy, Debug)]
 struct Loaded {
-    module: sys::CUmodule,
     small: Function,
     large: Function,
 }
 
-// SAFETY: as for `Function`.
-unsafe impl Send for Loaded {}
-
-/// The files that have been loaded into one context.
+/// The files that have been loaded into one context. They stay as long as it does: a graph that was captured may
+/// launch their kernels when nobody knows of this struct any more.
 #[derive(Debug)]
 pub(super) struct Modules {
     /// Compute capability, as 90 for 9.0.
@@ -149,9 +147,7 @@ impl Modules {
             return Ok(loaded);
         }
         let source = &SOURCES[index];
-        let image = image(source, self.capability);
-        // SAFETY: PTX that ends in a NUL, or a whole cubin; the driver copies what it needs of either.
-        let module = unsafe { result::module::load_data(image.cast()) }?;
+        let module = load(source, self.capability)?;
         let find = |size: &str| -> Result<Function> {
             let name = match index {
                 UPLOAD => source.name.to_owned(),
@@ -168,45 +164,42 @@ impl Modules {
             // SAFETY: as above; nobody else has it.
             let _ = unsafe { result::module::unload(module) };
         })?;
-        Ok(*loaded[index].insert(Loaded {
-            module,
-            small,
-            large,
-        }))
-    }
-
-    /// Unloads everything.
-    ///
-    /// # Safety
-    /// The context is current, and no kernel of it is going to be launched again.
-    pub(super) unsafe fn unload(&mut self) {
-        let loaded = self
-            .loaded
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        for loaded in loaded.iter_mut().filter_map(Option::take) {
-            // SAFETY: loaded once, and taken out here. A context that has failed says so; there is nothing to do
-            // about it then.
-            let _ = unsafe { result::module::unload(loaded.module) };
-        }
+        Ok(*loaded[index].insert(Loaded { small, large }))
     }
 }
 
-/// Machine code of the same major version and no later minor one, else the PTX, which the driver compiles.
-fn image(source: &Source, capability: u32) -> *const c_void {
-    let fits = |arch: u32| arch / 10 == capability / 10 && arch <= capability;
-    let cubins = CUBINS
-        .iter()
-        .filter(|(name, arch, _)| *name == source.name && fits(*arch));
-    if let Some((_, _, cubin)) = cubins.max_by_key(|(_, arch, _)| arch) {
-        return cubin.as_ptr().cast();
+/// Loads a file's machine code, if there is some for this architecture and the driver takes it, else its PTX, which
+/// the driver compiles. The context is current.
+fn load(source: &Source, capability: u32) -> Result<sys::CUmodule> {
+    let machine_code = CUBINS.iter().filter(|(name, ..)| *name == source.name);
+    let archs = machine_code.clone().map(|(_, arch, _)| *arch);
+    let image = best(archs, capability)
+        .and_then(|best| machine_code.clone().find(|(_, arch, _)| *arch == best));
+    if let Some((.., image)) = image {
+        // SAFETY: a whole cubin; the driver copies what it needs of it.
+        if let Ok(module) = unsafe { result::module::load_data(image.as_ptr().cast()) } {
+            return Ok(module);
+        }
     }
     let newer = source.ptx_80.filter(|_| capability >= 80);
-    let ptx = newer.unwrap_or(source.ptx).as_bytes();
-    CStr::from_bytes_with_nul(ptx)
-        .expect("PTX without a NUL")
-        .as_ptr()
-        .cast()
+    let ptx = CStr::from_bytes_with_nul(newer.unwrap_or(source.ptx).as_bytes())
+        .expect("PTX without a NUL");
+    // SAFETY: text that ends; the driver copies what it needs of it.
+    unsafe { result::module::load_data(ptx.as_ptr().cast()) }.map_err(|error| match error.0 {
+        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
+            Error::Device(format!(
+                "{error:?}: kernels cannot be loaded while a stream captures; `Cuda::prepare` loads them before"
+            ))
+        }
+        _ => error.into(),
+    })
+}
+
+/// The architecture whose machine code a device runs: of its major version, and no later minor one.
+fn best(archs: impl Iterator<Item = u32>, capability: u32) -> Option<u32> {
+    archs
+        .filter(|arch| arch / 10 == capability / 10 && *arch <= capability)
+        .max()
 }
 
 /// Refuses devices that the kernels were not made for.
@@ -219,4 +212,20 @@ pub(super) fn check_capability(capability: u32) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_code_of_the_same_major_version() {
+        let built = || [75, 80, 86, 90, 120].into_iter();
+        let runs =
+            [75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121].map(|device| best(built(), device));
+        let expected = [75, 80, 86, 86, 86, 90, 0, 0, 0, 120, 120]
+            .map(|arch| Some(arch).filter(|&arch| arch > 0));
+        assert_eq!(runs, expected);
+        assert_eq!(best([].into_iter(), 90), None);
+    }
 }

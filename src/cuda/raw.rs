@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use cudarc::driver::{result, sys};
 
 use super::abi::{LARGE, SMALL, UPLOAD, Upload};
-use super::call::{Place, Transfer, words_at_most};
+use super::call::{Builder, Place, Transfer, words_at_most};
 use super::modules::{Function, Verb};
 use super::{Cuda, CudaRawLayer, CudaWorkspace, within};
 use crate::order::Order;
@@ -119,7 +119,10 @@ impl Cuda {
             .iter()
             .zip(dst.1)
             // Empty slices share an address without sharing memory.
-            .any(|(src, dst)| src.keys == dst.keys && src.keys_len > 0);
+            .any(|(src, dst)| {
+                src.keys == dst.keys && src.keys_len > 0
+                    || src.values == dst.values && src.values != 0 && src.values_len > 0
+            });
         check::copy(
             rotations,
             (src.0, &buffers(src.1)),
@@ -165,7 +168,40 @@ impl Cuda {
         transfers: &[Transfer<'_>],
         workspace: CudaWorkspace,
     ) -> Result<()> {
-        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken out, so that nobody waits for a driver that waits: a second thread meanwhile has one of its own.
+        let lock = || self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut builder = std::mem::take(&mut *lock());
+        // SAFETY: passed on.
+        let launched = unsafe {
+            self.launch_by(
+                &mut builder,
+                stream,
+                verb,
+                rotations,
+                order,
+                transfers,
+                workspace,
+            )
+        };
+        *lock() = builder;
+        launched
+    }
+
+    /// Launches, with a builder's memory.
+    ///
+    /// # Safety
+    /// See [`rotate_raw`](Cuda::rotate_raw).
+    #[expect(clippy::too_many_arguments, reason = "those of `launch`, and memory")]
+    unsafe fn launch_by(
+        &self,
+        builder: &mut Builder,
+        stream: sys::CUstream,
+        verb: Verb,
+        rotations: &Rotations,
+        order: &Order,
+        transfers: &[Transfer<'_>],
+        workspace: CudaWorkspace,
+    ) -> Result<()> {
         let launch = builder.build(verb, rotations, order, transfers, self.device)?;
         let (Some(launch), Some(first)) = (launch, transfers.first()) else {
             return Ok(());
