@@ -1,5 +1,7 @@
 //! From layers and rows to one launch: the words that its kernel reads, and its grid.
 
+use std::ops::Range;
+
 use bytemuck::Pod;
 
 use super::abi::{Header, LARGE, SMALL, Shape, Side, magic};
@@ -118,11 +120,13 @@ impl Builder {
         {
             return Ok(None);
         }
-        let last = order
-            .touched(End::Source)
-            .end
-            .max(order.touched(End::Destination).end);
-        if last > 1 << 31 {
+        let (mut read, mut written) = (order.touched(End::Source), order.touched(End::Destination));
+        if verb == Verb::Splice {
+            // One buffer, of which its kernel has one idea.
+            read = read.start.min(written.start)..read.end.max(written.end);
+            written = read.clone();
+        }
+        if read.end.max(written.end) > 1 << 31 {
             return Err(Error::Limit(
                 "the CUDA kernels count rows in 31 bits".into(),
             ));
@@ -164,9 +168,8 @@ impl Builder {
             let rope = kind.table.map(|index| rotations.tables()[index].rope());
             let mut shape = shape(transfer, rope, kind.wide, in_place)?;
             shape.cos_sin_at = kind.table.map_or(NONE, |index| cos_sin[index]);
-            shape.source.table_at = self.block_table(transfer.source.layout, order, End::Source);
-            shape.destination.table_at =
-                self.block_table(transfer.destination.layout, order, End::Destination);
+            shape.source.table_at = self.block_table(transfer.source.layout, &read);
+            shape.destination.table_at = self.block_table(transfer.destination.layout, &written);
             shapes.push(shape);
         }
 
@@ -284,13 +287,11 @@ impl Builder {
         start as u32
     }
 
-    /// Where entry 0 of a layout's block table would be among the words, of which only those are there that the
-    /// call needs.
-    fn block_table(&mut self, layout: &KeyLayout<'_>, order: &Order, end: End) -> u32 {
+    /// Where entry 0 of a layout's block table would be among the words, of which only those of these rows are there.
+    fn block_table(&mut self, layout: &KeyLayout<'_>, rows: &Range<usize>) -> u32 {
         let Some(table) = layout.table else {
             return NONE;
         };
-        let rows = order.touched(end);
         let block = layout.rows.len;
         let needed = rows.start / block..rows.end.div_ceil(block);
         let part = &table[needed.clone()];
