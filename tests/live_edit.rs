@@ -316,12 +316,9 @@ fn caches_of_every_type_are_spliced() {
     }
 }
 
-/// On a graphics adapter, rows move and turn as on the processor.
-#[cfg(feature = "wgpu")]
-#[test]
-fn an_adapter_splices_as_the_processor_does() {
-    use crate::backend::Adapter;
-
+/// On a GPU, rows move and turn as on the processor: `close` says how exactly keys do.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn splices_as_the_processor_does(backend: &Backend, close: fn(DType) -> f32) {
     let checkpoint = tiny();
     let engine = engine(&checkpoint);
     let document = &shipped().unwrap()[0];
@@ -329,8 +326,7 @@ fn an_adapter_splices_as_the_processor_does() {
     let new = edited(&checkpoint, document.edits.last().unwrap());
     let plan = Plan::from_tokens(&old, &new).unwrap();
     let rotations = pie_rope::Rotations::for_model(&plan, engine.decoder().rope()).unwrap();
-    // One rounding of keys that are no larger than about 30, and a subnormal's.
-    for (dtype, close) in [(DType::F32, 1e-5), (DType::F16, 2e-2), (DType::BF16, 0.15)] {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
         let mut cache = engine.decoder().cache(CAPACITY, dtype).unwrap();
         engine
             .encode(&mut cache, &old, &ProgressBar::hidden())
@@ -339,8 +335,7 @@ fn an_adapter_splices_as_the_processor_does() {
         on_cpu.copy_from(&cache).unwrap();
         let cpu = Backend::Cpu(Cpu::new());
         on_cpu.splice(&cpu, &plan, &rotations).unwrap();
-        let adapter = Backend::Wgpu(Adapter::open().unwrap());
-        cache.splice(&adapter, &plan, &rotations).unwrap();
+        cache.splice(backend, &plan, &rotations).unwrap();
         for layer in 0..engine.decoder().config().layers {
             let differ = |part| {
                 let flat = |cache: &Cache| -> Vec<f32> {
@@ -352,9 +347,28 @@ fn an_adapter_splices_as_the_processor_does() {
             };
             assert_eq!(differ(Part::Values), 0.0, "layer {layer}");
             let keys = differ(Part::Keys);
-            assert!(keys <= close, "layer {layer}, {dtype:?}: {keys}");
+            assert!(keys <= close(dtype), "layer {layer}, {dtype:?}: {keys}");
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_splices_as_the_processor_does() {
+    let device = crate::backend::Device::open().unwrap();
+    splices_as_the_processor_does(&Backend::Cuda(device), |_| 0.0);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn an_adapter_splices_as_the_processor_does() {
+    let adapter = crate::backend::Adapter::open().unwrap();
+    // One rounding of keys that are no larger than about 30, and a subnormal's.
+    splices_as_the_processor_does(&Backend::Wgpu(adapter), |dtype| match dtype {
+        DType::F32 => 1e-5,
+        DType::F16 => 2e-2,
+        _ => 0.15,
+    });
 }
 
 /// A weight of the small models below: a hash of its tensor's name and its index, in -0.5..0.5.

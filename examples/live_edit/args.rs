@@ -50,9 +50,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) layers: Option<u32>,
 
-    /// Where keys turn. The model runs on the processor in any case, so with `wgpu` the cache goes
-    /// to the graphics adapter and comes back, and that counts as turning. `WGPU_ADAPTER_NAME`
-    /// chooses the adapter.
+    /// Where keys turn. The model runs on the processor in any case, so with `cuda` and `wgpu` the
+    /// cache goes to the GPU and comes back, and that counts as turning. `WGPU_ADAPTER_NAME`
+    /// chooses the adapter of `wgpu`.
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
     pub(crate) backend: BackendName,
 
@@ -83,6 +83,8 @@ impl Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {
     Cpu,
+    /// The first NVIDIA GPU; needs `--features cuda`.
+    Cuda,
     /// Any graphics adapter that wgpu finds; needs `--features wgpu`.
     Wgpu,
 }

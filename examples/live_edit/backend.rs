@@ -1,9 +1,11 @@
-//! Where rows of the cache move and turn: on the processor, or on a graphics adapter.
+//! Where rows of the cache move and turn: on the processor, on an NVIDIA GPU, or on any graphics adapter.
 
 #[cfg(feature = "wgpu")]
 use anyhow::Context;
 use anyhow::Result;
 use pie_rope::{Cpu, Element, KeyLayout, Layer, Rotations};
+#[cfg(feature = "cuda")]
+use pie_rope::{Cuda, CudaRawLayer, CudaWorkspace, cudarc::driver::DevicePtrMut};
 #[cfg(feature = "wgpu")]
 use pie_rope::{Wgpu, WgpuLayer, wgpu};
 
@@ -12,6 +14,8 @@ use crate::cache::Shape;
 /// A backend of the crate.
 pub(crate) enum Backend {
     Cpu(Cpu),
+    #[cfg(feature = "cuda")]
+    Cuda(Device),
     #[cfg(feature = "wgpu")]
     Wgpu(Adapter),
 }
@@ -32,8 +36,11 @@ impl Backend {
         } = shape;
         // Keys and values lie alike in their halves of a layer, so one layout describes both.
         let layout = KeyLayout::bhsd(T::TYPE, [1, kv_heads, capacity, head_dim]);
-        let layers = data.chunks_exact_mut(2 * kv_heads * capacity * head_dim);
+        let half = kv_heads * capacity * head_dim;
+        let layers = data.chunks_exact_mut(2 * half);
         match self {
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(device) => device.splice(rotations, layout, half, data),
             Backend::Cpu(cpu) => {
                 let mut layers: Vec<Layer<'_, T>> = layers
                     .map(|layer| {
@@ -46,6 +53,62 @@ impl Backend {
             #[cfg(feature = "wgpu")]
             Backend::Wgpu(adapter) => adapter.splice(rotations, layout, layers),
         }
+    }
+}
+
+/// An NVIDIA GPU, for a cache that lives in host memory: it goes there and comes back. In an engine that runs its
+/// model there, it would be there already.
+#[cfg(feature = "cuda")]
+pub(crate) struct Device(Cuda);
+
+#[cfg(feature = "cuda")]
+impl Device {
+    /// The first one.
+    pub(crate) fn open() -> Result<Device> {
+        Ok(Device(Cuda::open(0)?))
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> Result<String> {
+        Ok(self.0.context().expect("opened here").name()?)
+    }
+
+    /// Edits layers of twice `half` elements, keys before values, that follow each other.
+    fn splice<T: Element>(
+        &self,
+        rotations: &Rotations,
+        layout: KeyLayout<'_>,
+        half: usize,
+        data: &mut [T],
+    ) -> Result<()> {
+        let stream = self.0.context().expect("opened here").default_stream();
+        let host: &mut [u8] = bytemuck::cast_slice_mut(data);
+        let mut cache = stream.clone_htod(host)?;
+        let bytes = half * size_of::<T>();
+        let start = cache.device_ptr_mut(&stream).0;
+        let layers: Vec<_> = (0..cache.len() / (2 * bytes))
+            .map(|layer| start + (layer * 2 * bytes) as u64)
+            .map(|keys| CudaRawLayer {
+                keys,
+                keys_len: half,
+                values: keys + bytes as u64,
+                values_len: half,
+            })
+            .collect();
+        let layout = layout.into();
+        let len = self.0.workspace_len(rotations, &[&layout], layers.len());
+        let mut workspace = stream.alloc_zeros::<u8>(len.max(16))?;
+        let workspace = CudaWorkspace {
+            len,
+            address: workspace.device_ptr_mut(&stream).0,
+        };
+        // SAFETY: the layers are parts of `cache`, which nobody else uses; so is the workspace.
+        unsafe {
+            self.0
+                .splice_raw(stream.cu_stream(), rotations, &layout, &layers, workspace)
+        }?;
+        stream.memcpy_dtoh(&cache, host)?;
+        Ok(stream.synchronize()?)
     }
 }
 

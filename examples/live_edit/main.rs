@@ -85,6 +85,10 @@ fn run(args: &Args) -> Result<()> {
         args.dtype,
         args.threads()
     );
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(device) = &backend {
+        println!("keys turn on {}\n", device.name()?);
+    }
     #[cfg(feature = "wgpu")]
     if let Backend::Wgpu(adapter) = &backend {
         println!("keys turn on {}\n", adapter.name());
@@ -103,6 +107,12 @@ fn run(args: &Args) -> Result<()> {
 fn backend(args: &Args) -> Result<Backend> {
     match args.backend {
         BackendName::Cpu => Ok(Backend::Cpu(Cpu::with_threads(args.threads())?)),
+        #[cfg(feature = "cuda")]
+        BackendName::Cuda => Ok(Backend::Cuda(backend::Device::open()?)),
+        #[cfg(not(feature = "cuda"))]
+        BackendName::Cuda => anyhow::bail!(
+            "this build has no CUDA backend: cargo run --release --features cuda --example live_edit"
+        ),
         #[cfg(feature = "wgpu")]
         BackendName::Wgpu => Ok(Backend::Wgpu(backend::Adapter::open()?)),
         #[cfg(not(feature = "wgpu"))]

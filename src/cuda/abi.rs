@@ -150,13 +150,13 @@ mod tests {
         assert_eq!(NONE, u32::MAX);
         assert!(SOURCE.contains("constexpr u32 NONE = 0xffffffffu;"));
         // What a driver takes: 4096 bytes, and since CUDA 12.1, 32764.
-        assert!(SMALL * 4 <= 4096 && LARGE * 4 <= 32_764);
+        const { assert!(SMALL * 4 <= 4096 && LARGE * 4 <= 32_764) };
     }
 
     #[test]
     fn division_by_multiplication() {
         let divide = |row: u32, (magic, shift): (u32, u32)| {
-            let high = (u64::from(row) * u64::from(magic) >> 32) as u32;
+            let high = ((u64::from(row) * u64::from(magic)) >> 32) as u32;
             (high + row) >> shift
         };
         let rows = (0..200).chain([(1 << 20) - 1, 1 << 20, (1 << 31) - 2, (1 << 31) - 1]);

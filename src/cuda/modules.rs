@@ -113,7 +113,7 @@ unsafe impl Send for Loaded {}
 pub(super) struct Modules {
     /// Compute capability, as 90 for 9.0.
     capability: u32,
-    loaded: Mutex<[Option<Loaded>; SOURCES.len()]>,
+    loaded: Mutex<Box<[Option<Loaded>; SOURCES.len()]>>,
 }
 
 impl Modules {
