@@ -132,6 +132,25 @@ impl<T: Element + DeviceRepr> Cache<T> {
     }
 }
 
+/// Far more rows than a block holds in its registers, moved both ways: only then does it matter in which order a
+/// splice takes them. (Those of the conformance suite all fit.)
+#[test]
+fn rows_that_do_not_fit_a_block() {
+    let Gpu { cuda, stream } = Gpu::open();
+    let rows = HEADS * ROWS;
+    let layout = KeyLayout::bhsd(ElementType::F32, [1, 1, rows, DIM]);
+    let edits = [Edit::insert(20, 90), Edit::delete(640..770)];
+    let plan = Plan::from_edits(rows - 90, &edits).unwrap();
+    let rotations = Rotations::new(&plan, &rope()).unwrap();
+    let mut cache = Cache::<f32>::new(&stream);
+    let mut layers = [cache.layer()];
+    cuda.splice(&stream, &rotations, layout, &mut layers, None)
+        .unwrap();
+    cache.check(&stream, |cpu, layers| {
+        cpu.splice(&rotations, layout, layers).unwrap()
+    });
+}
+
 fn typed_verbs<T: Element + DeviceRepr>() {
     let Gpu { cuda, stream } = Gpu::open();
     let (rotations, layout) = (rotations(), layout::<T>());

@@ -13,6 +13,12 @@ use crate::{CacheLayout, Error, KeyLayout, Pairing, Result, Rope, Rotations};
 const THREADS: u32 = 256;
 const WARP: u32 = 32;
 
+/// Blocks that a multiprocessor runs at a time (`__launch_bounds__`): as many lanes of `splice` keep all of them busy.
+const RESIDENT: u64 = 2;
+
+/// Blocks of `rotate` that follow each other there, so that all multiprocessors finish at about the same time.
+const WAVES: u64 = 4;
+
 /// Rows that a thread of `rotate` takes, at most, and how many of them it loads at once (its `DEPTH`).
 const STEPS: u64 = 16;
 const DEPTH: u64 = 4;
@@ -175,7 +181,7 @@ impl Builder {
 
         let jobs =
             |shape: usize| shape_of.iter().filter(|&&of| of as usize == shape).count() as u64;
-        let wanted = u64::from(multiprocessors) * BLOCKS;
+        let multiprocessors = u64::from(multiprocessors);
         match verb {
             Verb::Rotate => shapes.iter_mut().for_each(share_out),
             Verb::Splice => {
@@ -185,7 +191,7 @@ impl Builder {
                         .iter()
                         .enumerate()
                         .map(|(index, shape)| jobs(index) * lanes(shape));
-                    if lanes.sum::<u64>() >= wanted {
+                    if lanes.sum::<u64>() >= multiprocessors * RESIDENT {
                         break;
                     }
                 }
@@ -206,6 +212,7 @@ impl Builder {
                     .enumerate()
                     .map(|(index, shape)| jobs(index) * lanes(shape) * rounds(shape))
                     .sum();
+                let wanted = multiprocessors * RESIDENT * WAVES;
                 let steps = (all / wanted).clamp(1, STEPS);
                 if steps > DEPTH {
                     steps / DEPTH * DEPTH
@@ -312,9 +319,6 @@ impl Builder {
         start.wrapping_sub(needed.start as u32)
     }
 }
-
-/// Blocks that a multiprocessor is to have: two at a time, and a few more so that all finish at about the same time.
-const BLOCKS: u64 = 8;
 
 /// How many words a call takes at most: see [`Builder::build`].
 pub(super) fn words_at_most(

@@ -4,8 +4,6 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -69,7 +67,7 @@ class Machine : public Running {
     std::vector<Waiting> waiting;
     std::vector<Waiting> woken;
     u32 barriers = 0;
-    // A thread that has left its block, while others may wait at a barrier.
+    // The thread that was the last to leave the block.
     u32 finished = 0;
     bool failed = false;
     Fault fault;

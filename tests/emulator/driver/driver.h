@@ -126,14 +126,6 @@ class Registry {
             next = which(next->second) ? objects.erase(next) : std::next(next);
         }
     }
-    bool any(bool (*which)(const Object&)) const {
-        for (const auto& [handle, object] : objects) {
-            if (which(object)) {
-                return true;
-            }
-        }
-        return false;
-    }
     template <class Visit>
     void visit(Visit visit) {
         for (auto& [handle, object] : objects) {
