@@ -42,7 +42,6 @@ pub fn call(gpu: &Gpu, caches: &Caches<'_>, rotations: &Rotations) -> Result<(),
         Verb::Splice | Verb::Copy => row.1,
     };
 
-    gpu.wait();
     let mut places = Vec::new();
     for layer in [0, model.layers - 1] {
         places.extend(caches.first.parts().iter().map(|&part| (layer, part)));
@@ -52,7 +51,6 @@ pub fn call(gpu: &Gpu, caches: &Caches<'_>, rotations: &Rotations) -> Result<(),
         .map(|&place| read(&caches.first, place, &|row| row.0));
     let before: Vec<_> = before.collect();
     caches.call(gpu, rotations);
-    gpu.wait();
     for (place, mut expected) in places.into_iter().zip(before) {
         if place.1 == Part::Keys {
             turn(model, element, &rows, &mut expected);
@@ -75,10 +73,8 @@ pub fn two_turns(gpu: &Gpu, staged: &Staged<'_>) -> Result<(), String> {
             .flat_map(|&token| download(gpu, staged.address(token), staged.token_bytes()))
             .collect()
     };
-    gpu.wait();
     let mut expected = read();
     staged.call(gpu, false);
-    gpu.wait();
     let found = read();
     staged.call(gpu, true);
     turn(staged.model, ElementType::BF16, &rows, &mut expected);

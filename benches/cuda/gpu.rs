@@ -276,14 +276,20 @@ impl Gpu {
             .expect("a sound launch");
     }
 
+    /// Copies to the device, after all that has been asked of it before.
     pub fn upload<T: bytemuck::Pod>(&self, to: u64, items: &[T]) {
-        // SAFETY: the caller took that many bytes from an arena.
-        unsafe { result::memcpy_htod_sync(to, items) }.expect("a sound copy");
+        // SAFETY: the caller took that many bytes from an arena; the copy is waited for.
+        unsafe { result::memcpy_htod_async(to, items, self.stream.cu_stream()) }
+            .expect("a sound copy");
+        self.wait();
     }
 
+    /// Copies from the device, after all that has been asked of it before.
     pub fn download(&self, from: u64, bytes: &mut [u8]) {
         // SAFETY: as in `upload`.
-        unsafe { result::memcpy_dtoh_sync(bytes, from) }.expect("a sound copy");
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) }
+            .expect("a sound copy");
+        self.wait();
     }
 
     /// Waits for all that has been asked of the device.
