@@ -43,7 +43,9 @@ pub(crate) fn in_place(
         }
     }
     // Tables may be long: values that lie as the keys do are sound if those are.
-    let values = layout.values.filter(|values| moves && *values != layout.keys);
+    let values = layout
+        .values
+        .filter(|values| moves && *values != layout.keys);
     for (name, part) in [("keys", Some(layout.keys)), ("values", values)] {
         let Some(part) = part else { continue };
         rows(name, &part, touched.end)?;
