@@ -13,20 +13,41 @@ override ELEMENT: u32;
 // Elements that one access takes: 4 or 8 (wide), 1 or 2 (word), 1 (half).
 override CHUNK: u32;
 
+// How the pairs lie that this dispatch turns. A kernel is made for one way, as the other would take its registers
+// too.
+const NO_PAIRS = 0u;
+// Their halves are in two chunks.
+const APART = 1u;
+// Side by side in one chunk.
+const INSIDE = 2u;
+override PAIRS: u32;
+
 struct Numbers {
     even: Floats,
     odd: Floats,
 }
 
-// Whether this device converts f16 as IEEE 754 says: to nearest even, subnormals kept. WGSL promises neither of
-// `pack2x16float`. The numbers come from outside so that no compiler folds them away.
+// Whether this device converts f16 as IEEE 754 says: to nearest even, subnormals kept, what is too large to
+// infinity, infinity and NaN to themselves. WGSL promises none of that of `pack2x16float`. The numbers come from
+// outside so that no compiler folds them away. They are the same for all invocations, so a GPU looks at them once
+// for many; asking once for all would mean to wait for the answer, which no verb does and no browser can.
 var<private> native_f16: bool;
 
 fn probe_f16() {
-    // Two ties, of which one goes down and one up, and a subnormal.
-    native_f16 = pack2x16float(call.probe.xy) == 0x3c023c00u
-        && pack2x16float(call.probe.zz) == 0x00030003u
-        && unpack2x16float(call.probe_bits).x == call.probe.z;
+    // Two ties, of which one goes down and one up; a subnormal and the least number that is too large.
+    let ties = pack2x16float(call.probe.xy);
+    let ends = pack2x16float(call.probe.zw);
+    // Minus infinity and NaN; more than half of the least subnormal and the largest number that is not too large,
+    // which differ from a tie in their last bit.
+    let extremes = pack2x16float(call.extremes.xy);
+    let near = pack2x16float(call.extremes.zw);
+    // The same subnormal and minus infinity back, and NaN.
+    let back = bitcast<vec2<u32>>(unpack2x16float(call.halves.x));
+    let nan = bitcast<u32>(unpack2x16float(call.halves.y).x);
+    native_f16 = ties == 0x3c023c00u && ends == 0x7c000003u && near == 0x7bff0001u
+        && (extremes & 0xffffu) == 0xfc00u && (extremes & 0x7fff0000u) > 0x7c000000u
+        && back.x == bitcast<u32>(call.probe.z) && back.y == 0xff800000u
+        && (nan & 0x7fffffffu) > 0x7f800000u;
 }
 
 fn unpack(words: Words) -> Numbers {

@@ -5,14 +5,15 @@
 // The order of rows does not matter, so the grid covers all of them: x tiles of `TILE` rows, y head vectors (and
 // groups of their items), z layers. An invocation owns one item of a head vector, that is both halves of its
 // pairs, and walks down the rows of its tile; its cosines and sines stay in registers until the delta changes.
-// Neighbouring invocations take neighbouring items, then neighbouring rows, so that their accesses coalesce.
+// Neighbouring invocations take neighbouring items, then neighbouring rows, so that their accesses coalesce; the
+// other way round where rows are closer, as in x-packed pages.
 
 // Rows of a workgroup: enough to reuse the table's values, few enough to fill a GPU.
 const TILE = 64u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    if ELEMENT == F16 {
+    if ELEMENT == F16 && PAIRS != NO_PAIRS {
         probe_f16();
     }
     // 1. Which item of which head vector.
@@ -20,10 +21,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let groups = (job.items + job.group - 1u) / job.group;
     let lane = call.first_lane + workgroup.y;
     let vector = lane / groups;
-    let index = lane % groups * job.group + thread % job.group;
-    let rows_at_once = THREADS / job.group;
-    let first = thread / job.group;
-    if vector >= job.batches * job.heads || index >= job.items || first >= rows_at_once {
+    let share = share_of(job, thread);
+    let index = lane % groups * job.group + share.item;
+    if vector >= job.batches * job.heads || index >= job.items || !share.some {
         return;
     }
     let item = item_of(job, index);
@@ -35,7 +35,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var span = 0u;
     var turn_row = NONE;
     var turn: Turn;
-    for (var at = job.first_row + start + first; at < end; at += rows_at_once) {
+    for (var at = job.first_row + start + share.row; at < end; at += share.rows) {
         span = span_of(at, span);
         let row = row_of(at, span);
         let source = locate(job.source, select(row.src, at - job.source.dense, job.source.dense != NONE));
@@ -44,17 +44,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             continue;
         }
         // 3. Read, turn, write.
-        let apart = item.turns && job.partner != 0u;
+        let apart = PAIRS == APART && item.turns;
         var chunks = Chunks(load(ends.source + source.element), Words(0u));
         if apart {
             chunks.b = load(ends.source_partner + source.element);
         }
-        if item.turns && row.turn != NONE && job.table != NONE {
+        if PAIRS != NO_PAIRS && item.turns && row.turn != NONE {
             if row.turn != turn_row {
                 turn_row = row.turn;
                 turn = turn_of(job, item, turn_row);
             }
-            if apart {
+            if PAIRS == APART {
                 chunks = turn_apart(chunks, turn);
             } else {
                 chunks.a = turn_inside(chunks.a, turn);

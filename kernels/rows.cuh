@@ -10,7 +10,8 @@
 
 constexpr u32 NONE = 0xffffffffu;
 
-// Words of a call's parameters: what every driver takes, and what drivers since CUDA 12.1 take.
+// Words of a call's parameters: what a typical edit takes, as all of them are copied at every launch, and the most
+// that a driver takes.
 constexpr u32 SMALL = 1024;
 constexpr u32 LARGE = 8188;
 

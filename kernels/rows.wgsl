@@ -48,14 +48,16 @@ struct Job {
     items: u32,
     // How many of them one workgroup takes.
     group: u32,
+    // 1: neighbours in memory are rows; 0: items.
+    rows_first: u32,
     turning_items: u32,
     window: u32,
     window_width: u32,
     // From one item's first chunk to the next one's, in dimensions.
     item_step: u32,
-    // From an item's first chunk to its second one, in dimensions; 0: pairs lie inside one chunk.
+    // From a turning item's first chunk to its second one, in dimensions, if pairs lie apart.
     partner: u32,
-    // Where the layer's table begins in `cos_sin`; NONE: keys without a rope, values.
+    // Where the layer's table begins in `cos_sin`.
     table: u32,
     pairs: u32,
 }
@@ -73,9 +75,10 @@ struct Span {
 
 // One dispatch's share of the grid.
 struct Call {
-    // 1 + 2⁻¹¹, 1 + 3 · 2⁻¹¹, 3 · 2⁻²⁴: see `probe_f16`.
+    // What `probe_f16` converts.
     probe: vec4<f32>,
-    probe_bits: u32,
+    extremes: vec4<f32>,
+    halves: vec2<u32>,
     first_job: u32,
     first_lane: u32,
     first_tile: u32,
@@ -147,6 +150,25 @@ fn dim_of(side: Side, dim: u32) -> u32 {
     return dim / side.pack * side.pack_stride + dim % side.pack;
 }
 
+// What an invocation takes of its workgroup's items and rows: neighbours take what is neighbours in memory.
+struct Share {
+    item: u32,
+    row: u32,
+    // Rows that the workgroup takes at once.
+    rows: u32,
+    // Not every invocation has one.
+    some: bool,
+}
+
+fn share_of(job: Job, thread: u32) -> Share {
+    let rows = THREADS / job.group;
+    let some = thread < rows * job.group;
+    if job.rows_first != 0u {
+        return Share(thread / rows, thread % rows, rows, some);
+    }
+    return Share(thread % job.group, thread / job.group, rows, some);
+}
+
 // One invocation's share of a head vector.
 struct Item {
     turns: bool,
@@ -158,7 +180,7 @@ struct Item {
 
 fn item_of(job: Job, index: u32) -> Item {
     if index < job.turning_items {
-        let dims = select(CHUNK, CHUNK / 2u, job.partner == 0u);
+        let dims = select(CHUNK, CHUNK / 2u, PAIRS == INSIDE);
         return Item(true, job.window + index * job.item_step, index * dims);
     }
     var dim = (index - job.turning_items) * CHUNK;
@@ -173,7 +195,7 @@ fn turn_of(job: Job, item: Item, row: u32) -> Turn {
     let cos = job.table + row * 2u * job.pairs + item.pair;
     let sin = cos + job.pairs;
     // Chunks of words of two elements: neighbouring pairs go to `even` and `odd` in turn.
-    if job.partner != 0u && CHUNK > LANES {
+    if PAIRS == APART && CHUNK > LANES {
         return Turn(
             Numbers(table_floats(cos, 2u), table_floats(cos + 1u, 2u)),
             Numbers(table_floats(sin, 2u), table_floats(sin + 1u, 2u)),

@@ -12,7 +12,7 @@ const DEPTH = 4u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    if ELEMENT == F16 {
+    if ELEMENT == F16 && PAIRS != NO_PAIRS {
         probe_f16();
     }
     // 1. Which item of which head vector. No invocation leaves before the last barrier.
@@ -20,16 +20,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let groups = (job.items + job.group - 1u) / job.group;
     let lane = call.first_lane + workgroup.y;
     let vector = lane / groups;
-    let index = lane % groups * job.group + thread % job.group;
-    let rows_at_once = THREADS / job.group;
-    let first = thread / job.group;
-    let busy = vector < job.batches * job.heads && index < job.items && first < rows_at_once;
+    let share = share_of(job, thread);
+    let index = lane % groups * job.group + share.item;
+    let busy = vector < job.batches * job.heads && index < job.items && share.some;
     let item = item_of(job, index);
     let ends = ends_of(job, item, job.first_batch + vector / job.heads, job.first_head + vector % job.heads);
-    let apart = item.turns && job.partner != 0u;
+    let apart = PAIRS == APART && item.turns;
 
     // 2. Tile by tile.
-    let tile = DEPTH * rows_at_once;
+    let tile = DEPTH * share.rows;
     let end = job.first_row + job.rows;
     var span = 0u;
     var turn_row = NONE;
@@ -39,7 +38,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var start = job.first_row; start < end; start += tile) {
         // 3. Read and turn.
         for (var k = 0u; k < DEPTH; k++) {
-            let at = start + k * rows_at_once + first;
+            let at = start + k * share.rows + share.row;
             places[k].bound = false;
             if !busy || at >= end {
                 continue;
@@ -55,12 +54,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             if apart {
                 held[k].b = load(ends.source_partner + source);
             }
-            if item.turns && row.turn != NONE && job.table != NONE {
+            if PAIRS != NO_PAIRS && item.turns && row.turn != NONE {
                 if row.turn != turn_row {
                     turn_row = row.turn;
                     turn = turn_of(job, item, turn_row);
                 }
-                if apart {
+                if PAIRS == APART {
                     held[k] = turn_apart(held[k], turn);
                 } else {
                     held[k].a = turn_inside(held[k].a, turn);

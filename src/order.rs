@@ -60,35 +60,18 @@ impl Order {
     /// From the first to the last row at one end.
     pub(crate) fn touched(&self, end: End) -> Range<usize> {
         let ranges = self.spans.iter().map(|span| span.range(end));
-        ranges
-            .reduce(|all, range| all.start.min(range.start)..all.end.max(range.end))
-            .unwrap_or(0..0)
-    }
-
-    /// The shortest stretch of the order with every row that is among `rows` at `end`.
-    #[cfg(feature = "wgpu")]
-    pub(crate) fn stretch(&self, end: End, rows: &Range<usize>) -> Range<u32> {
-        let parts = self.spans.iter().filter_map(|span| {
-            let all = span.range(end);
-            let part = all.start.max(rows.start)..all.end.min(rows.end);
-            if part.is_empty() {
-                return None;
-            }
-            let part = if span.dst > span.src {
-                all.end - part.end..all.end - part.start
-            } else {
-                part.start - all.start..part.end - all.start
-            };
-            Some(span.before + part.start as u32..span.before + part.end as u32)
-        });
-        parts
-            .reduce(|all, part| all.start.min(part.start)..all.end.max(part.end))
-            .unwrap_or(0..0)
+        ranges.reduce(hull).unwrap_or(0..0)
     }
 }
 
+/// From the first to the last of both.
+pub(crate) fn hull<T: Ord>(a: Range<T>, b: Range<T>) -> Range<T> {
+    a.start.min(b.start)..a.end.max(b.end)
+}
+
 impl Span {
-    fn range(&self, end: End) -> Range<usize> {
+    /// Its rows at one end.
+    pub(crate) fn range(&self, end: End) -> Range<usize> {
         let start = match end {
             End::Source => self.src,
             End::Destination => self.dst,
@@ -110,19 +93,6 @@ mod tests {
         };
         // Moves right, moves left.
         Order::new([span(10, 14, 6), span(30, 25, 5)].into_iter()).expect("small")
-    }
-
-    #[cfg(feature = "wgpu")]
-    #[test]
-    fn a_span_that_moves_right_comes_last_row_first() {
-        let order = order();
-        assert_eq!(order.rows, 11);
-        assert_eq!(order.stretch(End::Source, &(10..11)), 5..6);
-        assert_eq!(order.stretch(End::Source, &(14..16)), 0..2);
-        assert_eq!(order.stretch(End::Destination, &(14..15)), 5..6);
-        assert_eq!(order.stretch(End::Source, &(30..32)), 6..8);
-        assert_eq!(order.stretch(End::Source, &(15..31)), 0..7);
-        assert!(order.stretch(End::Source, &(0..10)).is_empty());
     }
 
     #[test]

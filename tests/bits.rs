@@ -523,8 +523,9 @@ fn bf16_everywhere() {
 #[cfg(feature = "cuda")]
 #[test]
 fn cuda_everywhere() {
-    let cuda = Cuda::open(0).expect("a device, or the emulator: see scripts/emulator");
-    let backends = [Backend::Cuda(cuda)];
+    let open = || Cuda::open(0).expect("a device, or the emulator: see scripts/emulator");
+    let small = open().with_blocks_of(32).expect("a size of blocks");
+    let backends = [Backend::Cuda(open()), Backend::Cuda(small)];
     many::<f32>(&backends, 500);
     many::<f16>(&backends, 500);
     many::<bf16>(&backends, 500);

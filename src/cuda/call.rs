@@ -1,38 +1,17 @@
-//! From layers and rows to one launch: the words that its kernel reads, and its grid.
+//! From layers and rows to the words that a kernel reads.
 
 use std::ops::Range;
 
 use bytemuck::Pod;
 
 use super::abi::{Header, LARGE, SMALL, Shape, Side, magic};
+use super::grid::{self, Device, Launch};
 use super::modules::Verb;
 use crate::order::{End, NONE, Order, Span};
 use crate::{CacheLayout, Error, KeyLayout, Pairing, Result, Rope, Rotations};
 
-/// Threads of a block, at most: what the kernels' `__launch_bounds__` say.
-const THREADS: u32 = 256;
-const WARP: u32 = 32;
-
-/// Blocks that a multiprocessor runs at a time (`__launch_bounds__`): as many lanes of `splice` keep all of them busy.
-const RESIDENT: u64 = 2;
-
-/// Blocks of `rotate` that follow each other there, so that all multiprocessors finish at about the same time.
-const WAVES: u64 = 4;
-
-/// Rows that a thread of `rotate` takes, at most, and how many of them it loads at once (its `DEPTH`).
-const STEPS: u64 = 16;
-const DEPTH: u64 = 4;
-
 /// Bytes of a wide access.
 const WIDE: usize = 16;
-
-/// Threads that one row is shared out to, at most: 1 KiB of neighbouring chunks on each side of a window, and four
-/// rows to a block.
-const ACROSS: u32 = 64;
-
-/// Items of a lane of `splice`: whole cache lines of 128 bytes if there are lanes enough, whole sectors of 32 bytes
-/// if not.
-const SPLICE_ITEMS: [u32; 3] = [8, 4, 2];
 
 /// One layer's keys or values at one end of a call.
 #[derive(Clone, Copy)]
@@ -66,14 +45,6 @@ struct Kind {
     table: Option<usize>,
     values: bool,
     wide: bool,
-}
-
-/// A launch, but for where its words are.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Launch {
-    pub(super) verb: Verb,
-    pub(super) grid: [u32; 2],
-    pub(super) threads: u32,
 }
 
 /// Makes launches, in memory that is used again.
@@ -110,22 +81,20 @@ impl Builder {
         rotations: &Rotations,
         order: &Order,
         transfers: &[Transfer<'_>],
-        multiprocessors: u32,
+        device: Device,
     ) -> Result<Option<Launch>> {
         self.words.clear();
         self.block_tables.clear();
-        let Some(first) = transfers.first() else {
+        let some = |layout: &KeyLayout<'_>| {
+            layout.batch() > 0 && layout.heads() > 0 && layout.head_dim() > 0
+        };
+        let transfers: Vec<_> = transfers
+            .iter()
+            .filter(|transfer| some(transfer.destination.layout))
+            .collect();
+        let Some(&first) = transfers.first().filter(|_| order.rows > 0) else {
             return Ok(None);
         };
-        let empty =
-            |layout: &KeyLayout<'_>| layout.batch() * layout.heads() * layout.head_dim() == 0;
-        if order.rows == 0
-            || transfers
-                .iter()
-                .all(|transfer| empty(transfer.destination.layout))
-        {
-            return Ok(None);
-        }
         let (mut read, mut written) = (order.touched(End::Source), order.touched(End::Destination));
         if verb == Verb::Splice {
             // One buffer, of which its kernel has one idea.
@@ -142,7 +111,7 @@ impl Builder {
         let in_place = verb == Verb::Rotate && rows_stay(first, order);
         let mut kinds: Vec<Kind> = Vec::new();
         let mut shape_of = Vec::with_capacity(transfers.len());
-        for transfer in transfers {
+        for &transfer in &transfers {
             let rope = transfer.table.map(|index| rotations.tables()[index].rope());
             let kind = Kind {
                 table: transfer.table,
@@ -170,7 +139,7 @@ impl Builder {
         let mut shapes = Vec::with_capacity(kinds.len());
         for (index, kind) in kinds.iter().enumerate() {
             let one = shape_of.iter().position(|&shape| shape as usize == index);
-            let transfer = &transfers[one.expect("a transfer of each kind")];
+            let transfer = transfers[one.expect("a transfer of each kind")];
             let rope = kind.table.map(|index| rotations.tables()[index].rope());
             let mut shape = shape(transfer, rope, kind.wide, in_place)?;
             shape.cos_sin_at = kind.table.map_or(NONE, |index| cos_sin[index]);
@@ -179,70 +148,14 @@ impl Builder {
             shapes.push(shape);
         }
 
-        let jobs =
-            |shape: usize| shape_of.iter().filter(|&&of| of as usize == shape).count() as u64;
-        let multiprocessors = u64::from(multiprocessors);
-        match verb {
-            Verb::Rotate => shapes.iter_mut().for_each(share_out),
-            Verb::Splice => {
-                for most in SPLICE_ITEMS {
-                    shapes.iter_mut().for_each(|shape| cut_lanes(shape, most));
-                    let lanes = shapes
-                        .iter()
-                        .enumerate()
-                        .map(|(index, shape)| jobs(index) * lanes(shape));
-                    if lanes.sum::<u64>() >= multiprocessors * RESIDENT {
-                        break;
-                    }
-                }
-            }
-        }
-        let across = |shape: &Shape| shape.group * shape.head_group;
-        let busy = shapes
-            .iter()
-            .map(|shape| u64::from(across(shape)) * u64::from(order.rows));
-        let threads = busy.max().unwrap_or(0).next_multiple_of(WARP.into());
-        let threads = threads.min(THREADS.into()) as u32;
-        // Rows that a block takes at once, and how often it does, for all rows.
-        let rounds = |shape: &Shape| u64::from(order.rows.div_ceil(threads / across(shape)));
-        let steps = match verb {
-            Verb::Rotate => {
-                let all: u64 = shapes
-                    .iter()
-                    .enumerate()
-                    .map(|(index, shape)| jobs(index) * lanes(shape) * rounds(shape))
-                    .sum();
-                let wanted = multiprocessors * RESIDENT * WAVES;
-                let steps = (all / wanted).clamp(1, STEPS);
-                if steps > DEPTH {
-                    steps / DEPTH * DEPTH
-                } else {
-                    steps
-                }
-            }
-            Verb::Splice => u64::MAX,
-        };
-        let blocks = shapes
-            .iter()
-            .map(|shape| lanes(shape) * rounds(shape).div_ceil(steps));
-        let blocks = blocks.max().unwrap_or(0);
-        let grid = [
-            u32::try_from(blocks)
-                .ok()
-                .filter(|&blocks| blocks < 1 << 31),
-            u32::try_from(transfers.len())
-                .ok()
-                .filter(|&jobs| jobs < 1 << 16),
-        ];
-        let [Some(blocks), Some(jobs)] = grid else {
-            return Err(Error::Limit(format!(
-                "{blocks} blocks for each of {} key and value buffers are more than a launch takes",
-                transfers.len()
-            )));
-        };
+        let jobs: Vec<u64> = (0..shapes.len())
+            .map(|shape| shape_of.iter().filter(|&&of| of as usize == shape).count() as u64)
+            .collect();
+        let launch = grid::fit(verb, order.rows, &mut shapes, &jobs, device)?;
 
-        let addresses =
-            |end: fn(&Transfer<'_>) -> u64| transfers.iter().map(end).collect::<Vec<u64>>();
+        let addresses = |end: fn(&Transfer<'_>) -> u64| -> Vec<u64> {
+            transfers.iter().map(|&transfer| end(transfer)).collect()
+        };
         let destinations = addresses(|transfer| transfer.destination.base());
         let sources = addresses(|transfer| transfer.source.base());
         let destinations_at = self.push(&destinations, 2);
@@ -254,7 +167,7 @@ impl Builder {
         let header = Header {
             workspace: 0,
             rows: order.rows,
-            steps: steps as u32,
+            steps: launch.steps,
             spans_at: self.push(&order.spans, 2),
             spans: order.spans.len() as u32,
             sources_at,
@@ -270,11 +183,7 @@ impl Builder {
                 "the tables of a call take more than 2³² words; split the plan".into(),
             ));
         }
-        Ok(Some(Launch {
-            verb,
-            grid: [blocks, jobs],
-            threads,
-        }))
+        Ok(Some(launch))
     }
 
     /// Has the kernel read its words from device memory.
@@ -351,43 +260,6 @@ fn rows_stay(transfer: &Transfer<'_>, order: &Order) -> bool {
     std::ptr::eq(transfer.source.layout, transfer.destination.layout)
         && transfer.source.address == transfer.destination.address
         && order.spans.iter().all(|span| span.src == span.dst)
-}
-
-/// How many independent lanes a shape has in each job: blocks, but for the rows.
-fn lanes(shape: &Shape) -> u64 {
-    u64::from(shape.batches)
-        * u64::from(shape.heads.div_ceil(shape.head_group))
-        * u64::from(shape.items.div_ceil(shape.group))
-}
-
-/// Shares a block out to items, heads and rows for `rotate`: neighbouring threads to what is near in memory.
-fn share_out(shape: &mut Shape) {
-    let side = &shape.destination;
-    (shape.group, shape.head_group) = (1, 1);
-    if side.pack_stride > side.row_stride {
-        // The rows of a pack are neighbours: x-packed pages.
-        return;
-    }
-    shape.group = evenly(shape.items, ACROSS);
-    if side.head_stride < side.row_stride {
-        shape.head_group = evenly(shape.heads, ACROSS / shape.group);
-    }
-}
-
-/// The same for `splice`, whose items are each a lane of their own.
-fn cut_lanes(shape: &mut Shape, most: u32) {
-    let side = &shape.destination;
-    (shape.group, shape.head_group) = (1, 1);
-    if side.pack_stride <= side.row_stride {
-        // As many bytes of narrow items.
-        let most = if shape.wide == 1 { most } else { most * 8 };
-        shape.group = evenly(shape.items, most);
-    }
-}
-
-/// The largest of the equal parts, as equal as can be, of no more than `most` that `all` has.
-fn evenly(all: u32, most: u32) -> u32 {
-    all.div_ceil(all.div_ceil(most.max(1)).max(1)).max(1)
 }
 
 fn shape(

@@ -3,6 +3,7 @@
 mod abi;
 mod call;
 mod error;
+mod grid;
 mod layer;
 mod modules;
 mod raw;
@@ -15,6 +16,7 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut
 
 use crate::{CacheLayout, Element, ElementType, Error, Result, Rotations};
 use call::Builder;
+use grid::Device;
 use layer::Values;
 use modules::Modules;
 
@@ -84,7 +86,7 @@ pub struct Cuda {
     /// Keeps the context alive, if it is `cudarc`'s.
     owner: Option<Arc<CudaContext>>,
     modules: Modules,
-    multiprocessors: u32,
+    device: Device,
     builder: Mutex<Builder>,
 }
 
@@ -148,7 +150,10 @@ impl Cuda {
             context,
             owner: None,
             modules: Modules::new(capability),
-            multiprocessors,
+            device: Device {
+                multiprocessors,
+                threads: grid::THREADS,
+            },
             builder: Mutex::default(),
         })
     }
@@ -160,6 +165,21 @@ impl Cuda {
     /// [`Error::Device`] if the driver is older than CUDA 12.1.
     pub fn prepare(&self, element: ElementType) -> Result<()> {
         within(self.context, || self.modules.prepare(element))
+    }
+
+    /// Blocks of at most `threads`: a power of two from 32 to 256, which is the default. For tests and measurements.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it is none of those.
+    pub fn with_blocks_of(mut self, threads: u32) -> Result<Cuda> {
+        if !(grid::WARP..=grid::THREADS).contains(&threads) || !threads.is_power_of_two() {
+            return Err(Error::Argument {
+                argument: "threads",
+                problem: format!("{threads} is none of 32, 64, 128, 256"),
+            });
+        }
+        self.device.threads = threads;
+        Ok(self)
     }
 
     /// The context that it was made with, or opened; `None` if it has a handle alone.

@@ -166,7 +166,7 @@ impl Cuda {
         workspace: CudaWorkspace,
     ) -> Result<()> {
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
-        let launch = builder.build(verb, rotations, order, transfers, self.multiprocessors)?;
+        let launch = builder.build(verb, rotations, order, transfers, self.device)?;
         let (Some(launch), Some(first)) = (launch, transfers.first()) else {
             return Ok(());
         };

@@ -36,6 +36,7 @@ pub(super) struct Job {
     pub(super) rows: u32,
     pub(super) items: u32,
     pub(super) group: u32,
+    pub(super) rows_first: u32,
     pub(super) turning_items: u32,
     pub(super) window: u32,
     pub(super) window_width: u32,
@@ -50,26 +51,28 @@ pub(super) struct Job {
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub(super) struct Call {
     pub(super) probe: [f32; 4],
-    pub(super) probe_bits: u32,
+    pub(super) extremes: [f32; 4],
+    pub(super) halves: [u32; 2],
     pub(super) first_job: u32,
     pub(super) first_lane: u32,
     pub(super) first_tile: u32,
+    /// The size of a struct in a uniform is a multiple of its alignment.
+    padding: [u32; 3],
 }
 
 impl Call {
     pub(super) fn new(first_job: u32, first_lane: u32, first_tile: u32) -> Call {
-        let subnormal = 3.0 * f32::exp2(-24.0);
+        let unit = f32::exp2(-11.0);
+        let (subnormal, too_large) = (3.0 * f32::exp2(-24.0), 65520f32);
+        let (more_than_half, large) = (f32::exp2(-25.0).next_up(), too_large.next_down());
         Call {
-            probe: [
-                1.0 + f32::exp2(-11.0),
-                1.0 + 3.0 * f32::exp2(-11.0),
-                subnormal,
-                0.0,
-            ],
-            probe_bits: 3,
+            probe: [1.0 + unit, 1.0 + 3.0 * unit, subnormal, too_large],
+            extremes: [f32::NEG_INFINITY, f32::NAN, more_than_half, large],
+            halves: [0xfc00_0003, 0x7e00],
             first_job,
             first_lane,
             first_tile,
+            padding: [0; 3],
         }
     }
 }
@@ -102,9 +105,9 @@ mod tests {
             layout!(Side: first, batch_stride, block_stride, row_stride, head_stride, pack_stride, pack,
                 block_rows, table, first_block, blocks, first_row, rows, dense),
             layout!(Job: source, destination, first_batch, batches, first_head, heads, first_row, rows,
-                items, group, turning_items, window, window_width, item_step, partner, table, pairs),
+                items, group, rows_first, turning_items, window, window_width, item_step, partner, table, pairs),
             layout!(Span: src, dst, len, before, turn, turn_step),
-            layout!(Call: probe, probe_bits, first_job, first_lane, first_tile),
+            layout!(Call: probe, extremes, halves, first_job, first_lane, first_tile),
         ];
         for kernel in Kernel::ALL {
             for access in Access::ALL {

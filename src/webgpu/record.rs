@@ -20,19 +20,25 @@ pub(super) type Pool = Arc<Mutex<Vec<(wgpu::Buffer, Token)>>>;
 /// carry in a browser: it is not `Send` there.
 pub(super) type Token = Arc<()>;
 
-/// What a call tells its kernels, as one buffer.
+/// What a call tells its kernels: parts of one buffer, which go straight into the queue's memory, as a table with a
+/// row for each row of the cache is long.
 #[derive(Default)]
-struct Parameters {
-    bytes: Vec<u8>,
+struct Parameters<'p> {
+    parts: Vec<(usize, &'p [u8])>,
+    len: usize,
 }
 
-impl Parameters {
-    /// Appends a section; returns where it is.
-    fn push<T: Pod>(&mut self, items: &[T]) -> Range<u64> {
-        let start = self.bytes.len().next_multiple_of(ALIGNMENT as usize);
-        self.bytes.resize(start, 0);
-        self.bytes.extend_from_slice(bytemuck::cast_slice(items));
-        start as u64..self.bytes.len() as u64
+impl<'p> Parameters<'p> {
+    /// Appends a section, whose parts follow each other; returns where it is.
+    fn push<T: Pod>(&mut self, parts: impl IntoIterator<Item = &'p [T]>) -> Range<u64> {
+        let start = self.len.next_multiple_of(ALIGNMENT as usize);
+        self.len = start;
+        for part in parts {
+            let bytes = bytemuck::cast_slice(part);
+            self.parts.push((self.len, bytes));
+            self.len += bytes.len();
+        }
+        start as u64..self.len as u64
     }
 }
 
@@ -55,21 +61,21 @@ impl Wgpu {
         if schedule.steps.is_empty() {
             return Ok(());
         }
-        let mut parameters = Parameters::default();
-        let spans = parameters.push(&order.spans);
-        let tables = match schedule.tables.as_slice() {
-            [] => parameters.push(&[0u32]),
-            tables => parameters.push(tables),
-        };
-        let mut cos_sin = Vec::new();
-        for table in rotations.tables() {
-            cos_sin.extend_from_slice(table.as_slice());
-        }
-        // A wide access reads four floats where it may need two.
-        cos_sin.extend_from_slice(&[0.0; 4]);
-        let cos_sin = parameters.push(&cos_sin);
         let jobs: Vec<_> = schedule.steps.iter().flat_map(Step::jobs).collect();
-        let jobs = parameters.push(&jobs);
+        let calls = self.calls(schedule);
+        let tables = match schedule.tables.as_slice() {
+            [] => &[0],
+            tables => tables,
+        };
+        // A wide access reads four floats where it may need two.
+        let more = [[0.0; 4].as_slice()];
+        let cos_sin = rotations.tables().iter().map(|table| table.as_slice());
+
+        let mut parameters = Parameters::default();
+        let spans = parameters.push([order.spans.as_slice()]);
+        let tables = parameters.push([tables]);
+        let cos_sin = parameters.push(cos_sin.chain(more));
+        let jobs = parameters.push([jobs.as_slice()]);
         let sections = [
             ("its spans", spans),
             ("its block tables", tables),
@@ -86,30 +92,18 @@ impl Wgpu {
                 )));
             }
         }
-        let mut calls = Vec::new();
-        let mut first_job = 0;
-        for step in &schedule.steps {
-            let most = self.most_workgroups as usize;
-            let [tiles, lanes, jobs] = step.grid();
-            for job in (0..jobs).step_by(most) {
-                for lane in (0..lanes).step_by(most) {
-                    for tile in (0..tiles).step_by(most) {
-                        let call = parameters.push(&[Call::new(first_job + job, lane, tile)]);
-                        let grid = [tiles - tile, lanes - lane, jobs - job];
-                        let grid = grid.map(|rest| rest.min(self.most_workgroups));
-                        calls.push((step, call, grid));
-                    }
-                }
-            }
-            first_job += jobs;
-        }
+        let called: Vec<_> = calls
+            .iter()
+            .map(|(.., call)| parameters.push([std::slice::from_ref(call)]))
+            .collect();
 
         let (parameters, dispatches) = self.scoped(
             || {
-                let parameters = self.parameter_buffer(&parameters.bytes);
+                let parameters = self.parameter_buffer(&parameters);
                 let dispatches: Vec<_> = calls
                     .iter()
-                    .map(|(step, call, grid)| {
+                    .zip(&called)
+                    .map(|((step, grid, _), call)| {
                         let sections = sections.iter().map(|(_, section)| section).chain([call]);
                         self.dispatch(step, &parameters.0, sections, *grid)
                     })
@@ -143,10 +137,31 @@ impl Wgpu {
         Ok(())
     }
 
-    /// A buffer with these bytes in it, when the next submission of this queue begins.
-    fn parameter_buffer(&self, bytes: &[u8]) -> (wgpu::Buffer, Token) {
+    /// The dispatches of a schedule: as many as it takes to cover each step's grid, each with its share of it.
+    fn calls<'s>(&self, schedule: &'s Schedule<'_>) -> Vec<(&'s Step, [u32; 3], Call)> {
+        let most = self.most_workgroups;
+        let mut calls = Vec::new();
+        let mut first_job = 0;
+        for step in &schedule.steps {
+            let [tiles, lanes, jobs] = step.grid();
+            for job in (0..jobs).step_by(most as usize) {
+                for lane in (0..lanes).step_by(most as usize) {
+                    for tile in (0..tiles).step_by(most as usize) {
+                        let grid = [tiles - tile, lanes - lane, jobs - job];
+                        let call = Call::new(first_job + job, lane, tile);
+                        calls.push((step, grid.map(|rest| rest.min(most)), call));
+                    }
+                }
+            }
+            first_job += jobs;
+        }
+        calls
+    }
+
+    /// A buffer with these parameters in it, when the next submission of this queue begins.
+    fn parameter_buffer(&self, parameters: &Parameters<'_>) -> (wgpu::Buffer, Token) {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = bytes.len() as u64;
+        let size = parameters.len as u64;
         let free = pool
             .iter()
             .find(|(buffer, token)| buffer.size() >= size && Arc::strong_count(token) == 1);
@@ -173,7 +188,13 @@ impl Wgpu {
                 (make("pie-rope parameters", size), Token::default())
             }
         };
-        self.queue.write_buffer(&buffer.0, 0, bytes);
+        let bytes = wgpu::BufferSize::new(size).expect("a call has spans");
+        // `None`: refused, which the caller's error scope knows.
+        if let Some(mut view) = self.queue.write_buffer_with(&buffer.0, 0, bytes) {
+            for &(start, part) in &parameters.parts {
+                view.slice(start..start + part.len()).copy_from_slice(part);
+            }
+        }
         buffer
     }
 

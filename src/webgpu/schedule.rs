@@ -10,14 +10,19 @@
 
 use std::ops::Range;
 
+use super::FEWEST;
 use super::abi::{Job, Side};
-use super::pipelines::{Access, Kernel, Key};
-use super::windows::{Place, Region, bound, length};
-use crate::order::{End, NONE, Order};
+use super::pipelines::{Access, Kernel, Key, Pairs};
+use super::windows::{Place, Region, Windows, bound, intersection, length};
+use crate::order::{End, NONE, Order, hull};
 use crate::{Axis, Error, KeyLayout, Pairing, Result, Rope, Rotations, Strides};
 
 /// Rows of a workgroup of `kernels/rotate.wgsl`: its `TILE`.
 pub(super) const TILE: u32 = 64;
+
+/// How many steps before it a step may join. Windows come in order, so what fits together is near; all of them
+/// would cost the square of their number.
+const NEAR: usize = 128;
 
 /// One layer's keys or values on their way.
 #[derive(Clone, Copy)]
@@ -115,6 +120,8 @@ pub(super) struct Schedule<'a> {
     largest: u64,
     /// Invocations of a workgroup.
     threads: u32,
+    /// Head vectors of the call, those of all layers.
+    vectors: u32,
     pub(super) steps: Vec<Step>,
     /// Steps before this one have to be done before those after it.
     phase: usize,
@@ -138,6 +145,7 @@ impl<'a> Schedule<'a> {
             order,
             largest,
             threads,
+            vectors: 0,
             steps: Vec::new(),
             phase: 0,
             tables: Vec::new(),
@@ -152,24 +160,39 @@ impl<'a> Schedule<'a> {
     pub(super) fn free(&mut self, transfers: &[Transfer<'a>]) -> Result<Vec<Transfer<'a>>> {
         let mut rest = Vec::new();
         for transfer in transfers {
-            let source = self.regions(&transfer.source, End::Source)?;
-            let stays = !transfer.moves;
-            let drafts = if stays {
-                let pairs = source.iter().map(|region| (region, region));
-                self.pairs(transfer, pairs)
-            } else {
-                let destination = self.regions(&transfer.destination, End::Destination)?;
-                let pairs = source
-                    .iter()
-                    .flat_map(|from| destination.iter().map(move |to| (from, to)));
-                self.pairs(transfer, pairs)
-            };
-            match drafts {
-                Some(drafts) => drafts.into_iter().for_each(|step| self.add(step)),
+            match self.pairs(transfer)? {
+                Some(steps) => steps.into_iter().for_each(|step| self.add(step)),
                 None => rest.push(*transfer),
             }
         }
         Ok(rest)
+    }
+
+    /// A job for each pair of windows that rows go between; `None` if there is a pair that cannot be bound.
+    fn pairs(&mut self, transfer: &Transfer<'a>) -> Result<Option<Vec<Step>>> {
+        let source = self.windows(&transfer.source, End::Source)?;
+        let destination = match transfer.moves {
+            true => Some(self.windows(&transfer.destination, End::Destination)?),
+            false => None,
+        };
+        let mut steps = Vec::new();
+        for (rows, from) in &source.parts {
+            // Rows that stay are where they were.
+            let stay = destination.is_none().then(|| (rows.clone(), from));
+            let go = destination
+                .iter()
+                .flat_map(|windows| windows.of(rows.clone()));
+            for (rows, to) in stay.into_iter().chain(go) {
+                if shared(from, to).is_none() {
+                    continue;
+                }
+                match self.step(Kernel::Rotate, transfer, (from, None), (to, None), rows) {
+                    Some(step) => steps.push(step),
+                    None => return Ok(None),
+                }
+            }
+        }
+        Ok(Some(steps))
     }
 
     /// Jobs for transfers that move inside their buffer, in the call's order. Returns those that have to go
@@ -183,7 +206,12 @@ impl<'a> Schedule<'a> {
             self.order.touched(End::Source),
             self.order.touched(End::Destination),
         );
-        let touched = source.start.min(destination.start)..source.end.max(destination.end);
+        let touched = hull(source, destination);
+        let vectors = transfers
+            .iter()
+            .map(|transfer| &transfer.destination.layout);
+        let vectors = vectors.map(|layout| layout.batch() * layout.heads());
+        self.vectors = u32::try_from(vectors.sum::<usize>()).unwrap_or(u32::MAX);
         for transfer in transfers {
             let place = &transfer.destination;
             let whole = Region::around(&place.layout, touched.clone());
@@ -258,22 +286,18 @@ impl<'a> Schedule<'a> {
             table: None,
             ..*transfer
         };
-        let source = self.regions(&out.source, End::Source)?;
-        let destination = self.regions(&back.destination, End::Destination)?;
-        let from = self.stretches(&out.source, &source, End::Source);
-        let to = self.stretches(&back.destination, &destination, End::Destination);
+        let source = self.windows(&out.source, End::Source)?;
+        let destination = self.windows(&back.destination, End::Destination)?;
         for start in (0..self.order.rows).step_by(rows_at_once as usize) {
             let rows = start..self.order.rows.min(start.saturating_add(rows_at_once));
             let there = (&here, Some(start));
             self.phase = self.steps.len();
-            for (region, stretch) in source.iter().zip(&from) {
-                let rows = intersection(stretch, &rows);
+            for (rows, region) in source.of(rows.clone()) {
                 let step = self.step(Kernel::Rotate, &out, (region, None), there, rows);
                 step.into_iter().for_each(|step| self.add(step));
             }
             self.phase = self.steps.len();
-            for (region, stretch) in destination.iter().zip(&to) {
-                let rows = intersection(stretch, &rows);
+            for (rows, region) in destination.of(rows) {
                 let step = self.step(Kernel::Rotate, &back, there, (region, None), rows);
                 step.into_iter().for_each(|step| self.add(step));
             }
@@ -282,50 +306,8 @@ impl<'a> Schedule<'a> {
         Ok(())
     }
 
-    /// The windows onto the touched rows of a place.
-    fn regions(&self, place: &Place<'_>, end: End) -> Result<Vec<Region>> {
-        let mut regions = Vec::new();
-        Region::around(&place.layout, self.order.touched(end)).cut(
-            place,
-            self.largest,
-            &mut regions,
-        )?;
-        Ok(regions)
-    }
-
-    fn stretches(&self, place: &Place<'_>, regions: &[Region], end: End) -> Vec<Range<u32>> {
-        let touched = self.order.touched(end);
-        let rows = |region: &Region| region.rows_of(&place.layout, touched.clone());
-        regions
-            .iter()
-            .map(|region| self.order.stretch(end, &rows(region)))
-            .collect()
-    }
-
-    /// A job for each pair of windows that rows go between; `None` if there is a pair that cannot be bound.
-    fn pairs<'r>(
-        &mut self,
-        transfer: &Transfer<'a>,
-        pairs: impl Iterator<Item = (&'r Region, &'r Region)>,
-    ) -> Option<Vec<Step>> {
-        let ends = [
-            (&transfer.source, End::Source),
-            (&transfer.destination, End::Destination),
-        ];
-        let mut steps = Vec::new();
-        for (from, to) in pairs {
-            let [source, destination] =
-                [(ends[0], from), (ends[1], to)].map(|((place, end), region)| {
-                    let rows = region.rows_of(&place.layout, self.order.touched(end));
-                    self.order.stretch(end, &rows)
-                });
-            let rows = intersection(&source, &destination);
-            if rows.is_empty() || shared(from, to).is_none() {
-                continue;
-            }
-            steps.push(self.step(Kernel::Rotate, transfer, (from, None), (to, None), rows)?);
-        }
-        Some(steps)
+    fn windows(&self, place: &Place<'_>, end: End) -> Result<Windows> {
+        Windows::new(place, self.order, end, self.largest)
     }
 
     /// A step of one job: rows `rows` of the call's order, from one window to another. `None` if there is
@@ -380,6 +362,15 @@ impl<'a> Schedule<'a> {
         if items == 0 {
             return None;
         }
+        let group = Group {
+            kernel,
+            access,
+            rows_first: layout.packs.len > 1,
+            items: items as u32,
+            rows: rows.len() as u32,
+            threads: self.threads,
+            vectors: self.vectors,
+        };
         let job = Job {
             source: self.side(&transfer.source, &from, from_dense, End::Source),
             destination: self.side(&transfer.destination, &to, to_dense, End::Destination),
@@ -390,13 +381,14 @@ impl<'a> Schedule<'a> {
             first_row: rows.start,
             rows: rows.len() as u32,
             items: items as u32,
-            group: group(kernel, access, transfer, items).min(self.threads as usize) as u32,
+            group: group.size(),
+            rows_first: u32::from(group.rows_first),
             turning_items: turning as u32,
             window: window.start as u32,
             window_width: window.len() as u32,
             item_step: item_step as u32,
             partner: partner as u32,
-            table: transfer.table.map_or(NONE, |index| self.table_start(index)),
+            table: transfer.table.map_or(0, |index| self.table_start(index)),
             pairs: pairs as u32,
         };
         Some(Step {
@@ -404,6 +396,11 @@ impl<'a> Schedule<'a> {
                 kernel,
                 access,
                 element: layout.element(),
+                pairs: match (turning, partner) {
+                    (0, _) => Pairs::None,
+                    (_, 0) => Pairs::Inside,
+                    _ => Pairs::Apart,
+                },
                 within: source.is_none(),
                 threads: self.threads,
             },
@@ -477,10 +474,10 @@ impl<'a> Schedule<'a> {
 
     /// Adds a step, into one of the same phase if their windows fit one binding.
     fn add(&mut self, mut step: Step) {
-        for other in &mut self.steps[self.phase..] {
-            if other.key != step.key {
+        for other in self.steps[self.phase..].iter_mut().rev().take(NEAR) {
+            let Some(key) = other.key.both(step.key) else {
                 continue;
-            }
+            };
             let Some(destination) = other.destination.union(&step.destination, self.largest) else {
                 continue;
             };
@@ -492,6 +489,7 @@ impl<'a> Schedule<'a> {
                 },
                 _ => None,
             };
+            other.key = key;
             other.source = source;
             other.destination = destination;
             other.drafts.append(&mut step.drafts);
@@ -511,10 +509,6 @@ fn shared(from: &Region, to: &Region) -> Option<(Region, Region)> {
         ..region.clone()
     };
     (!batch.is_empty() && !heads.is_empty()).then(|| (narrow(from), narrow(to)))
-}
-
-fn intersection<T: Copy + Ord>(a: &Range<T>, b: &Range<T>) -> Range<T> {
-    a.start.max(b.start)..a.end.min(b.end)
 }
 
 /// The widest access that fits everything which a kernel would address.
@@ -555,18 +549,102 @@ fn access(transfer: &Transfer<'_>, rope: Option<&Rope>) -> Access {
         .unwrap_or(Access::Half)
 }
 
-/// How many of a head vector's items one workgroup takes: as many as are neighbours in memory, but no more than
-/// leave a good number of rows to the rest of its invocations.
-fn group(kernel: Kernel, access: Access, transfer: &Transfer<'_>, items: usize) -> usize {
-    let layout = &transfer.destination.layout;
-    if layout.packs.len > 1 {
-        // Neighbours in memory are rows.
-        return 1;
+/// How many of a head vector's items one workgroup takes: neighbours in memory, but no more than leave a good
+/// number of rows to the rest of its invocations.
+struct Group {
+    kernel: Kernel,
+    access: Access,
+    /// Neighbours in memory are rows instead.
+    rows_first: bool,
+    /// Items of a head vector.
+    items: u32,
+    /// Rows of the job.
+    rows: u32,
+    /// Invocations of a workgroup.
+    threads: u32,
+    /// Head vectors of the call.
+    vectors: u32,
+}
+
+impl Group {
+    fn size(&self) -> u32 {
+        let most = match (self.kernel, self.access) {
+            _ if self.rows_first => 1,
+            // Lanes are all that a splice fills a GPU with, so they are no wider than a cache line.
+            (Kernel::Splice, Access::Wide) => self.narrow(8),
+            (Kernel::Splice, _) => self.narrow(64),
+            (Kernel::Rotate, _) => 64,
+        };
+        // Of few rows, more items, so that as few invocations as possible have nothing to do.
+        let rows = match self.kernel {
+            Kernel::Rotate => self.rows.min(TILE),
+            Kernel::Splice => self.rows,
+        };
+        let enough = self.threads * ROWS_EACH / rows;
+        let most = most.max(enough).min(self.items).min(self.threads);
+        self.items.div_ceil(self.items.div_ceil(most))
     }
-    // Splices have lanes alone to fill a GPU with, so theirs are narrow: 128 to 256 bytes.
-    let most = match (kernel, access) {
-        (Kernel::Splice, Access::Wide) => 8,
-        _ => 64,
-    };
-    items.div_ceil(items.div_ceil(most))
+
+    /// Fewer than `most` items where a GPU has room for more workgroups, but whole sectors of its memory.
+    fn narrow(&self, most: u32) -> u32 {
+        // A processor, of the fewest invocations, has no such room.
+        if self.threads == FEWEST {
+            return most;
+        }
+        let least = SECTOR / self.access.bytes();
+        let groups = (FILL / self.threads).div_ceil(self.vectors);
+        (self.items / groups).clamp(least, most)
+    }
+}
+
+/// Rows that an invocation has to itself where there are enough: `DEPTH` of `kernels/splice.wgsl`.
+const ROWS_EACH: u32 = 4;
+
+/// Invocations that fill a GPU: the largest of today run 132 times 2048 at once.
+const FILL: u32 = 132 * 2048;
+
+/// Bytes that a GPU's memory reads or writes at least.
+const SECTOR: u32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_as_narrow_as_a_gpu_has_room_and_invocations_have_rows() {
+        let splice = |vectors, threads, rows| Group {
+            kernel: Kernel::Splice,
+            access: Access::Wide,
+            rows_first: false,
+            items: 16,
+            rows,
+            threads,
+            vectors,
+        };
+        // Lanes enough; twice as many are missing; 24 layers of 2 heads, keys and values: whole sectors.
+        assert_eq!(splice(2000, 256, 4096).size(), 8);
+        assert_eq!(splice(264, 256, 4096).size(), 4);
+        assert_eq!(splice(96, 256, 4096).size(), 2);
+        // A processor.
+        assert_eq!(splice(96, 64, 4096).size(), 8);
+        // Three rows do not occupy 256 invocations, however narrow a lane is.
+        assert_eq!(splice(96, 256, 3).size(), 16);
+        assert_eq!(splice(96, 64, 32).size(), 8);
+        let word = |threads| Group {
+            access: Access::Word,
+            items: 64,
+            ..splice(96, threads, 4096)
+        };
+        assert_eq!(word(256).size(), 8);
+        assert_eq!(word(64).size(), 64);
+        let packed = |kernel, rows| Group {
+            kernel,
+            rows_first: true,
+            ..splice(96, 256, rows)
+        };
+        assert_eq!(packed(Kernel::Splice, 4096).size(), 1);
+        assert_eq!(packed(Kernel::Splice, 128).size(), 8);
+        // A workgroup has no more than `TILE` rows of a rotation.
+        assert_eq!(packed(Kernel::Rotate, 4096).size(), 16);
+    }
 }

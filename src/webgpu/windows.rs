@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::layer::WgpuSlice;
+use crate::order::{End, Order, Span, hull};
 use crate::{Error, KeyLayout, Result};
 
 /// What bindings are aligned to: WebGPU's guarantee for storage buffers, whatever the device could do.
@@ -50,11 +51,19 @@ impl Region {
     /// All that lies between the first and the last of some rows of the sequence.
     pub(super) fn around(layout: &KeyLayout<'_>, rows: Range<usize>) -> Region {
         let block = layout.rows.len;
-        let touched = (rows.start / block..rows.end.div_ceil(block)).map(|b| layout.block(b));
-        let blocks = touched
-            .map(|block| block..block + 1)
-            .reduce(|all, one| all.start.min(one.start)..all.end.max(one.end))
-            .unwrap_or(0..0);
+        let touched = rows.start / block..rows.end.div_ceil(block);
+        let blocks = match layout.table {
+            // A table of token slots is long, and is looked at for each layer: no more than this a slot.
+            Some(table) if !touched.is_empty() => {
+                let (first, last) = table[touched]
+                    .iter()
+                    .fold((u32::MAX, 0), |(first, last), &block| {
+                        (first.min(block), last.max(block))
+                    });
+                first as usize..last as usize + 1
+            }
+            _ => touched,
+        };
         let rows = if rows.end <= block { rows } else { 0..block };
         Region {
             batch: 0..layout.batch(),
@@ -130,20 +139,99 @@ impl Region {
         }
         Ok(())
     }
+}
 
-    /// Rows of the sequence from the first to the last one that lies in this region, of those in `rows`.
-    pub(super) fn rows_of(&self, layout: &KeyLayout<'_>, rows: Range<usize>) -> Range<usize> {
-        let block = layout.rows.len;
-        let mut inside = (rows.start / block..rows.end.div_ceil(block))
-            .filter(|&index| self.blocks.contains(&layout.block(index)));
-        let Some(first) = inside.next() else {
-            return 0..0;
+/// The windows onto the touched rows of a place, in the order of the call's rows.
+pub(super) struct Windows {
+    /// Each with the shortest stretch of the call's order that has all of its rows.
+    pub(super) parts: Vec<(Range<u32>, Region)>,
+    /// The furthest end of a stretch so far. With it, whose stretch meets another is looked up instead of tried.
+    reach: Vec<u32>,
+}
+
+impl Windows {
+    /// # Errors
+    /// [`Error::Limit`] if a single head vector spans more than a binding.
+    pub(super) fn new(place: &Place<'_>, order: &Order, end: End, largest: u64) -> Result<Windows> {
+        let layout = &place.layout;
+        let touched = order.touched(end);
+        let mut regions = Vec::new();
+        Region::around(layout, touched.clone()).cut(place, largest, &mut regions)?;
+        if regions.len() == 1 {
+            let parts = regions.into_iter().map(|all| (0..order.rows, all));
+            return Ok(Windows {
+                parts: parts.collect(),
+                reach: vec![order.rows],
+            });
+        }
+
+        let rows = layout.rows.len;
+        let touched = touched.start / rows..touched.end.div_ceil(rows);
+        let mut blocks: Vec<_> = touched.map(|index| (layout.block(index), index)).collect();
+        blocks.sort_unstable();
+        let mut spans = order.spans.clone();
+        spans.sort_unstable_by_key(|span| span.range(end).start);
+        let stretch_of = |region: &Region| {
+            let first = blocks.partition_point(|&(block, _)| block < region.blocks.start);
+            let inside = blocks[first..]
+                .iter()
+                .take_while(|(block, _)| *block < region.blocks.end);
+            let stretches = inside.map(|(_, index)| {
+                let start = index * rows;
+                let here = start + region.rows.start..start + region.rows.end;
+                stretch(&spans, end, &here)
+            });
+            let stretches = stretches.filter(|stretch| !stretch.is_empty());
+            stretches.reduce(hull).unwrap_or(0..0)
         };
-        let last = inside.next_back().unwrap_or(first);
-        let start = first * block + self.rows.start;
-        let end = last * block + self.rows.end;
-        start.max(rows.start)..end.min(rows.end)
+        let parts = regions
+            .into_iter()
+            .map(|region| (stretch_of(&region), region));
+        let mut parts: Vec<_> = parts.filter(|(stretch, _)| !stretch.is_empty()).collect();
+        parts.sort_by_key(|(stretch, _)| stretch.start);
+        let mut furthest = 0;
+        let reach = parts.iter().map(|(stretch, _)| {
+            furthest = stretch.end.max(furthest);
+            furthest
+        });
+        let reach = reach.collect();
+        Ok(Windows { parts, reach })
     }
+
+    /// The windows that some of `rows` of the call's order may be in, each with those.
+    pub(super) fn of(&self, rows: Range<u32>) -> impl Iterator<Item = (Range<u32>, &Region)> {
+        let first = self.reach.partition_point(|&end| end <= rows.start);
+        let end = self
+            .parts
+            .partition_point(|(stretch, _)| stretch.start < rows.end);
+        let near = self.parts[first.min(end)..end].iter();
+        near.map(move |(stretch, region)| (intersection(stretch, &rows), region))
+            .filter(|(rows, _)| !rows.is_empty())
+    }
+}
+
+/// The shortest stretch of the order with every row that is among `rows` at `end`, of the spans sorted by
+/// their rows there.
+fn stretch(sorted: &[Span], end: End, rows: &Range<usize>) -> Range<u32> {
+    let first = sorted.partition_point(|span| span.range(end).end <= rows.start);
+    let inside = sorted[first..]
+        .iter()
+        .take_while(|span| span.range(end).start < rows.end);
+    let parts = inside.map(|span| {
+        let all = span.range(end);
+        let part = all.start.max(rows.start)..all.end.min(rows.end);
+        let part = if span.dst > span.src {
+            all.end - part.end..all.end - part.start
+        } else {
+            part.start - all.start..part.end - all.start
+        };
+        span.before + part.start as u32..span.before + part.end as u32
+    });
+    parts.reduce(hull).unwrap_or(0..0)
+}
+
+pub(super) fn intersection<T: Copy + Ord>(a: &Range<T>, b: &Range<T>) -> Range<T> {
+    a.start.max(b.start)..a.end.min(b.end)
 }
 
 /// The binding around some bytes: aligned at its start, whole words long.
@@ -153,4 +241,36 @@ pub(super) fn bound(bytes: &Range<u64>) -> Range<u64> {
 
 pub(super) fn length(bytes: &Range<u64>) -> u64 {
     bytes.end - bytes.start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotations::TurnedSpan;
+
+    #[test]
+    fn a_stretch_holds_its_rows_in_the_order_of_the_call() {
+        let span = |src, dst, len| TurnedSpan {
+            src,
+            dst,
+            len,
+            turn: None,
+        };
+        // Right-movers from the last to the first and each last row first, then a left-mover.
+        let spans = [span(20, 25, 3), span(10, 12, 2), span(30, 28, 2)];
+        let order = Order::new(spans.into_iter()).expect("small");
+        let at = |end, rows| {
+            let mut spans = order.spans.clone();
+            spans.sort_unstable_by_key(|span| span.range(end).start);
+            stretch(&spans, end, &rows)
+        };
+        assert_eq!(at(End::Source, 20..21), 2..3);
+        assert_eq!(at(End::Source, 21..30), 0..2);
+        assert_eq!(at(End::Source, 11..21), 2..4);
+        assert_eq!(at(End::Source, 22..32), 0..7);
+        assert_eq!(at(End::Destination, 13..25), 3..4);
+        assert_eq!(at(End::Destination, 27..29), 0..6);
+        assert!(at(End::Source, 12..20).is_empty());
+        assert!(at(End::Source, 0..10).is_empty());
+    }
 }

@@ -21,6 +21,9 @@ pub struct Call<'a> {
     pub dst_layout: CacheLayout<'a>,
     /// Keys and values share a buffer.
     pub packed: bool,
+    /// A random number: which way to go, for backends that have several.
+    #[allow(dead_code, reason = "unless a feature brings one")]
+    pub way: u32,
 }
 
 /// The buffers of one layer.

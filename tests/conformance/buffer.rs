@@ -17,6 +17,33 @@ pub struct Buffer {
     words: Vec<u32>,
 }
 
+/// Fresh random keys of each type: made once, as a copy of any stretch of them costs far less than new ones.
+pub struct Keys([Buffer; 3]);
+
+impl Keys {
+    /// Of about one, some large, zero or subnormal.
+    pub fn new(random: &mut SmallRng) -> Keys {
+        let mut of = |element| {
+            let mut buffer = Buffer::noise(element, 1 << 20, random);
+            for index in 0..buffer.len {
+                let bits: u32 = random.random();
+                let scale = match bits % 64 {
+                    0 => 0.0,
+                    1 => 1e-7,
+                    2 => 1e3,
+                    _ => 1.0,
+                };
+                buffer.set(
+                    index,
+                    (f64::from(bits >> 6) * f64::exp2(-25.0) - 1.0) * scale,
+                );
+            }
+            buffer
+        };
+        Keys([ElementType::F32, ElementType::F16, ElementType::BF16].map(&mut of))
+    }
+}
+
 impl Buffer {
     /// `len` elements of fresh random bits between random guards: for values, which no one computes with.
     pub fn noise(element: ElementType, len: usize, random: &mut SmallRng) -> Buffer {
@@ -29,21 +56,14 @@ impl Buffer {
         }
     }
 
-    /// `len` fresh random keys of about one, some large, zero or subnormal, between random guards.
-    pub fn keys(element: ElementType, len: usize, random: &mut SmallRng) -> Buffer {
+    /// `len` random keys between random guards.
+    pub fn keys(keys: &Keys, element: ElementType, len: usize, random: &mut SmallRng) -> Buffer {
         let mut buffer = Buffer::noise(element, len, random);
-        for index in 0..len {
-            let bits: u32 = random.random();
-            let scale = match bits % 64 {
-                0 => 0.0,
-                1 => 1e-7,
-                2 => 1e3,
-                _ => 1.0,
-            };
-            buffer.set(
-                index,
-                (f64::from(bits >> 6) * f64::exp2(-25.0) - 1.0) * scale,
-            );
+        let all = &keys.0[element as usize];
+        // Stretches of at most half of them, so that they begin anywhere.
+        for part in buffer.inner_mut().chunks_mut(all.len / 2 * element.size()) {
+            let start = random.random_range(0..=all.len / 2) * element.size();
+            part.copy_from_slice(&all.inner()[start..][..part.len()]);
         }
         buffer
     }
@@ -80,20 +100,17 @@ impl Buffer {
         start..start + size
     }
 
-    /// One element's bytes.
-    pub fn raw(&self, index: usize) -> &[u8] {
-        &self.bytes()[self.at(index)]
-    }
-
-    /// Overwrites one element's bytes.
-    pub fn set_raw(&mut self, index: usize, raw: &[u8]) {
-        let range = self.at(index);
-        self.bytes_mut()[range].copy_from_slice(raw);
+    /// Copies `len` elements of another buffer of the same type, which begin at `theirs`, to `ours`.
+    pub fn copy(&mut self, ours: usize, other: &Buffer, theirs: usize, len: usize) {
+        let bytes = len * self.element.size();
+        let (ours, theirs) = (self.at(ours).start, other.at(theirs).start);
+        self.bytes_mut()[ours..ours + bytes]
+            .copy_from_slice(&other.bytes()[theirs..theirs + bytes]);
     }
 
     /// One element's value.
     pub fn get(&self, index: usize) -> f64 {
-        let raw = self.raw(index);
+        let raw = &self.bytes()[self.at(index)];
         match self.element {
             ElementType::F32 => f64::from(f32::from_le_bytes(raw.try_into().expect("4 bytes"))),
             ElementType::F16 => f16::from_le_bytes(raw.try_into().expect("2 bytes")).to_f64(),
@@ -102,10 +119,12 @@ impl Buffer {
     }
 
     fn set(&mut self, index: usize, value: f64) {
-        match self.element {
-            ElementType::F32 => self.set_raw(index, &(value as f32).to_le_bytes()),
-            ElementType::F16 => self.set_raw(index, &f16::from_f64(value).to_le_bytes()),
-            ElementType::BF16 => self.set_raw(index, &bf16::from_f64(value).to_le_bytes()),
+        let (range, element) = (self.at(index), self.element);
+        let raw = &mut self.bytes_mut()[range];
+        match element {
+            ElementType::F32 => raw.copy_from_slice(&(value as f32).to_le_bytes()),
+            ElementType::F16 => raw.copy_from_slice(&f16::from_f64(value).to_le_bytes()),
+            ElementType::BF16 => raw.copy_from_slice(&bf16::from_f64(value).to_le_bytes()),
         }
     }
 }

@@ -252,6 +252,13 @@ impl Cache {
             }
     }
 
+    /// Where each dimension of a head vector is, counted from its first: the same in all of them.
+    pub fn dims(&self, half: Half) -> Vec<usize> {
+        let first = self.index(half, 0, 0, 0, 0);
+        let dims = (0..self.dim).map(|dim| self.index(half, 0, 0, 0, dim) - first);
+        dims.collect()
+    }
+
     /// What the crate is told.
     pub fn layout(&self) -> CacheLayout<'_> {
         let (element, heads, dim, slots) = (self.element, self.heads, self.dim, self.slots);

@@ -10,17 +10,18 @@ use crate::buffer::{Buffer, GUARD};
 use crate::case::Verb;
 
 struct Gpu {
-    cuda: Cuda,
+    /// As it is, and with blocks so small that rows take many of them, or many tiles of one.
+    cudas: [Cuda; 2],
     stream: Arc<CudaStream>,
 }
 
 /// The first device, if there is one: or the emulator, which `scripts/emulator` puts in its place.
 pub fn candidate() -> Candidate {
     let open = || -> Result<Gpu> {
-        let cuda = Cuda::open(0)?;
-        let context = cuda.context().expect("opened here");
+        let cudas = [Cuda::open(0)?, Cuda::open(0)?.with_blocks_of(32)?];
+        let context = cudas[0].context().expect("opened here");
         let stream = context.new_stream()?;
-        Ok(Gpu { cuda, stream })
+        Ok(Gpu { cudas, stream })
     };
     Candidate {
         name: "cuda".into(),
@@ -61,7 +62,7 @@ fn add_layers(bytes: &mut Vec<u8>, layers: &[Layers], packed: bool) -> Vec<CudaR
 
 impl Backend for Gpu {
     fn run(&self, call: &Call<'_>, src: &mut [Layers], dst: &mut [Layers]) -> Result<()> {
-        let Gpu { cuda, stream } = self;
+        let Gpu { cudas, stream } = self;
         let Call {
             verb,
             rotations,
@@ -70,6 +71,7 @@ impl Backend for Gpu {
             packed,
             ..
         } = *call;
+        let cuda = &cudas[call.way as usize % 2];
         // Device memory is one piece, so that what is written between the buffers is found as well.
         let mut bytes = Vec::new();
         let mut from = add_layers(&mut bytes, src, packed);

@@ -21,8 +21,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 
 use backend::{Backend, Candidate};
+use buffer::Keys;
 use case::Case;
 use check::Worst;
 
@@ -43,6 +46,7 @@ fn main() -> std::process::ExitCode {
         return std::process::ExitCode::FAILURE;
     }
 
+    let keys = Arc::new(Keys::new(&mut SmallRng::seed_from_u64(seed)));
     let mut trials = Vec::new();
     let mut reports = Vec::new();
     for Candidate {
@@ -58,11 +62,11 @@ fn main() -> std::process::ExitCode {
         let worst = Arc::new(Worst::new(f32_loss));
         let backend: Arc<Result<Box<dyn Backend>, String>> = Arc::new(backend);
         for case in Case::all().into_iter().filter(takes) {
-            let (backend, worst) = (backend.clone(), worst.clone());
+            let (backend, keys, worst) = (backend.clone(), keys.clone(), worst.clone());
             trials.push(Trial::ignorable_test(
                 format!("{name} {case}"),
                 move || match &*backend {
-                    Ok(backend) => match check::case(&case, &**backend, seed, &worst) {
+                    Ok(backend) => match check::case(&case, &**backend, seed, &keys, &worst) {
                         Ok(()) => Ok(Completion::Completed),
                         Err(problem) => Err(Failed::from(problem)),
                     },
