@@ -10,6 +10,8 @@ import sysconfig
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels"
 PTX = KERNELS / "ptx"
+PEERS = ROOT / "benches/peers"
+FOLDERS = [PTX, PEERS / "ptx"]
 
 # file: (source, stored type, compute capability). bf16 has an instruction of its own from 8.0 on.
 IMAGES = {
@@ -19,6 +21,8 @@ IMAGES = {
 }
 IMAGES |= {f"{verb}_bf16_sm80": (verb, "bf16", 80) for verb in ("rotate", "splice")}
 IMAGES |= {"upload": ("upload", None, 75)}
+# What the benchmark runs beside them: file and compute capability.
+PEER_IMAGES = {"fill": 75, "two_turns": 80}
 
 
 def nvrtc():
@@ -73,40 +77,50 @@ def generated():
     major, minor = ctypes.c_int(), ctypes.c_int()
     library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     files = {}
-    for name, (verb, element, capability) in IMAGES.items():
-        ptx = tidied(compile(library, KERNELS, f"{verb}.cu", capability, element))
-        what = f"kernels/{verb}.cu" + (f" for {element}" if element else "")
+
+    def add(folder, name, source, capability, element):
+        ptx = tidied(compile(library, KERNELS, source, capability, element))
+        what = str((KERNELS / source).resolve().relative_to(ROOT)) + (f" for {element}" if element else "")
         head = f"// Generated from {what} by scripts/ptx (NVRTC {major.value}.{minor.value}). Not to be edited.\n"
-        files[f"{name}.ptx"] = head + ptx
+        files[folder / f"{name}.ptx"] = head + ptx
+
+    for name, (verb, element, capability) in IMAGES.items():
+        add(PTX, name, f"{verb}.cu", capability, element)
+    for name, capability in PEER_IMAGES.items():
+        add(PEERS / "ptx", name, f"../benches/peers/{name}.cu", capability, None)
     return files
 
 
+def committed():
+    return {path: path.read_text() for folder in FOLDERS if folder.exists() for path in folder.iterdir()}
+
+
 def check(files):
-    committed = {path.name: path.read_text() for path in PTX.iterdir()} if PTX.exists() else {}
-    stale = sorted(name for name in files | committed if files.get(name) != committed.get(name))
-    for name in stale:
+    old = committed()
+    stale = sorted(path for path in files | old if files.get(path) != old.get(path))
+    for path in stale:
         difference = difflib.unified_diff(
-            committed.get(name, "").splitlines(),
-            files.get(name, "").splitlines(),
-            f"kernels/ptx/{name}, as it is",
-            f"kernels/ptx/{name}, as the kernels compile",
+            old.get(path, "").splitlines(),
+            files.get(path, "").splitlines(),
+            f"{path.relative_to(ROOT)}, as it is",
+            f"{path.relative_to(ROOT)}, as the kernels compile",
             n=1,
             lineterm="",
         )
         print(*list(difference)[:12], "...", sep="\n")
     if stale:
-        sys.exit(f"out of date: {', '.join(stale)}: run scripts/ptx and commit kernels/ptx")
-    print(f"kernels/ptx: {len(files)} files, up to date")
+        names = ", ".join(path.name for path in stale)
+        sys.exit(f"out of date: {names}: run scripts/ptx and commit what it writes")
+    print(f"PTX: {len(files)} files, up to date")
 
 
 def write(files):
-    PTX.mkdir(exist_ok=True)
-    for path in PTX.iterdir():
-        if path.name not in files:
-            path.unlink()
-    for name, text in files.items():
-        (PTX / name).write_text(text)
-    print(f"kernels/ptx: {len(files)} files, {sum(map(len, files.values())) // 1024} KiB")
+    for path in committed().keys() - files.keys():
+        path.unlink()
+    for path, text in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    print(f"PTX: {len(files)} files, {sum(map(len, files.values())) // 1024} KiB")
 
 
 if __name__ == "__main__":

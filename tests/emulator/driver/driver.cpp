@@ -22,6 +22,7 @@ Settings read_settings() {
     settings.capability = dot == nullptr ? 90 : 10 * std::atoi(capability) + std::atoi(dot + 1);
     settings.version = static_cast<int>(setting("EMULATOR_DRIVER", 12080));
     settings.memory = setting("EMULATOR_MEMORY", 8ll << 30);
+    settings.dry = setting("EMULATOR_DRY", 0) != 0;
     settings.seeded = std::getenv("EMULATOR_SEED") != nullptr;
     settings.seed = static_cast<u32>(setting("EMULATOR_SEED", 0));
     return settings;

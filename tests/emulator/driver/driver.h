@@ -194,6 +194,8 @@ struct Settings {
     int version;
     // EMULATOR_MEMORY: bytes of a device
     std::size_t memory;
+    // EMULATOR_DRY: launches do nothing, so that what a call costs the host can be measured
+    bool dry;
     // EMULATOR_SEED: of the order of blocks; absent: another one for each launch
     bool seeded;
     u32 seed;

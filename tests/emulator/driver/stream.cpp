@@ -177,6 +177,9 @@ DRIVER cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, uns
     if (grid_z != 1 || block_y != 1 || block_z != 1 || static_cast<u64>(grid_x) * grid_y > MOST_BLOCKS[0]) {
         return CUDA_ERROR_NOT_SUPPORTED;
     }
+    if (settings().dry) {
+        return CUDA_SUCCESS;
+    }
     Work work{};
     work.kind = Work::LAUNCH;
     work.function = function;
