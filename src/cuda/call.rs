@@ -38,6 +38,15 @@ pub(super) struct Transfer<'a> {
     pub(super) values: bool,
 }
 
+/// What a verb comes to.
+pub(super) struct Call<'a> {
+    pub(super) verb: Verb,
+    pub(super) rotations: &'a Rotations,
+    /// The rows, in the order in which kernels take them.
+    pub(super) order: Order,
+    pub(super) transfers: Vec<Transfer<'a>>,
+}
+
 /// What transfers of one shape have in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Kind {
@@ -74,14 +83,13 @@ impl Builder {
     }
 
     /// Makes the words of a call. `None`: there is nothing to do.
-    pub(super) fn build(
-        &mut self,
-        verb: Verb,
-        rotations: &Rotations,
-        order: &Order,
-        transfers: &[Transfer<'_>],
-        device: Device,
-    ) -> Result<Option<Launch>> {
+    pub(super) fn build(&mut self, call: &Call<'_>, device: Device) -> Result<Option<Launch>> {
+        let &Call {
+            verb,
+            rotations,
+            ref order,
+            ref transfers,
+        } = call;
         self.words.clear();
         self.block_tables.clear();
         let some = |layout: &KeyLayout<'_>| {

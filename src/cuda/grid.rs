@@ -37,7 +37,6 @@ pub(super) struct Device {
 /// A launch, but for where its words are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Launch {
-    pub(super) verb: Verb,
     pub(super) grid: [u32; 2],
     pub(super) threads: u32,
     /// Rows that a thread of `rotate` takes.
@@ -111,7 +110,6 @@ pub(super) fn fit(
         )));
     }
     Ok(Launch {
-        verb,
         grid: [blocks as u32, jobs as u32],
         threads,
         steps,

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use cudarc::driver::{result, sys};
 
 use super::abi::{LARGE, SMALL, UPLOAD, Upload};
-use super::call::{Builder, Place, Transfer, words_at_most};
+use super::call::{Builder, Call, Place, Transfer, words_at_most};
 use super::modules::{Function, Verb};
 use super::{Cuda, CudaRawLayer, CudaWorkspace, within};
 use crate::order::Order;
@@ -48,18 +48,9 @@ impl Cuda {
             layers.iter().map(CudaRawLayer::buffers),
             false,
         )?;
-        let (order, transfers) = rotate(rotations, layout, layers)?;
+        let call = rotate(rotations, layout, layers)?;
         // SAFETY: `check` has passed; the caller answers for memory and stream.
-        unsafe {
-            self.launch(
-                stream,
-                Verb::Rotate,
-                rotations,
-                &order,
-                &transfers,
-                workspace,
-            )
-        }
+        unsafe { self.launch(stream, &call, workspace) }
     }
 
     /// [`splice`](Cuda::splice) by device address.
@@ -83,18 +74,9 @@ impl Cuda {
             layers.iter().map(CudaRawLayer::buffers),
             true,
         )?;
-        let (order, transfers) = splice(rotations, layout, layers)?;
+        let call = splice(rotations, layout, layers)?;
         // SAFETY: as in `rotate_raw`.
-        unsafe {
-            self.launch(
-                stream,
-                Verb::Splice,
-                rotations,
-                &order,
-                &transfers,
-                workspace,
-            )
-        }
+        unsafe { self.launch(stream, &call, workspace) }
     }
 
     /// [`copy`](Cuda::copy), or [`copy_within`](Cuda::copy_within) if both layers are the same, by device address.
@@ -129,18 +111,9 @@ impl Cuda {
             (dst.0, &buffers(dst.1)),
             within,
         )?;
-        let (order, transfers) = copy(rotations, src, dst)?;
+        let call = copy(rotations, src, dst)?;
         // SAFETY: as in `rotate_raw`.
-        unsafe {
-            self.launch(
-                stream,
-                Verb::Rotate,
-                rotations,
-                &order,
-                &transfers,
-                workspace,
-            )
-        }
+        unsafe { self.launch(stream, &call, workspace) }
     }
 
     /// Bytes of workspace that any verb takes at most for these rotations, on `layers` layers that lie as `layouts`
@@ -162,27 +135,14 @@ impl Cuda {
     unsafe fn launch(
         &self,
         stream: sys::CUstream,
-        verb: Verb,
-        rotations: &Rotations,
-        order: &Order,
-        transfers: &[Transfer<'_>],
+        call: &Call<'_>,
         workspace: CudaWorkspace,
     ) -> Result<()> {
         // Taken out, so that nobody waits for a driver that waits: a second thread meanwhile has one of its own.
         let lock = || self.builder.lock().unwrap_or_else(PoisonError::into_inner);
         let mut builder = std::mem::take(&mut *lock());
         // SAFETY: passed on.
-        let launched = unsafe {
-            self.launch_by(
-                &mut builder,
-                stream,
-                verb,
-                rotations,
-                order,
-                transfers,
-                workspace,
-            )
-        };
+        let launched = unsafe { self.launch_by(&mut builder, stream, call, workspace) };
         *lock() = builder;
         launched
     }
@@ -191,19 +151,15 @@ impl Cuda {
     ///
     /// # Safety
     /// See [`rotate_raw`](Cuda::rotate_raw).
-    #[expect(clippy::too_many_arguments, reason = "those of `launch`, and memory")]
     unsafe fn launch_by(
         &self,
         builder: &mut Builder,
         stream: sys::CUstream,
-        verb: Verb,
-        rotations: &Rotations,
-        order: &Order,
-        transfers: &[Transfer<'_>],
+        call: &Call<'_>,
         workspace: CudaWorkspace,
     ) -> Result<()> {
-        let launch = builder.build(verb, rotations, order, transfers, self.device)?;
-        let (Some(launch), Some(first)) = (launch, transfers.first()) else {
+        let launch = builder.build(call, self.device)?;
+        let (Some(launch), Some(first)) = (launch, call.transfers.first()) else {
             return Ok(());
         };
         let needed = builder.workspace();
@@ -214,7 +170,7 @@ impl Cuda {
         within(self.context, || {
             // Both before anything is launched.
             let small = builder.is_small() || needed > 0;
-            let kernel = self.modules.kernel(launch.verb, element, small)?;
+            let kernel = self.modules.kernel(call.verb, element, small)?;
             if needed > 0 {
                 let upload = self.modules.upload()?;
                 // SAFETY: the workspace is long enough; the caller answers for it.
@@ -242,10 +198,10 @@ impl Cuda {
 
 /// The rows and buffers of a `rotate`.
 fn rotate<'a>(
-    rotations: &Rotations,
+    rotations: &'a Rotations,
     layout: &'a CacheLayout<'a>,
     layers: &[CudaRawLayer],
-) -> Result<(Order, Vec<Transfer<'a>>)> {
+) -> Result<Call<'a>> {
     let spans = rotations.spans().iter().filter(|span| span.turn.is_some());
     let order = Order::new(spans.map(|&span| TurnedSpan {
         dst: span.src,
@@ -253,34 +209,49 @@ fn rotate<'a>(
     }))?;
     let mut transfers = keys(rotations, (&layout.keys, layers), (&layout.keys, layers));
     transfers.retain(|transfer| transfer.table.is_some());
-    Ok((order, transfers))
+    Ok(Call {
+        verb: Verb::Rotate,
+        rotations,
+        order,
+        transfers,
+    })
 }
 
 /// The rows and buffers of a `splice`, but for buffers where nothing happens.
 fn splice<'a>(
-    rotations: &Rotations,
+    rotations: &'a Rotations,
     layout: &'a CacheLayout<'a>,
     layers: &[CudaRawLayer],
-) -> Result<(Order, Vec<Transfer<'a>>)> {
+) -> Result<Call<'a>> {
     let order = Order::new(check::splice_order(rotations.spans()).copied())?;
     let mut transfers = keys(rotations, (&layout.keys, layers), (&layout.keys, layers));
     values(&mut transfers, (layout, layers), (layout, layers));
     if order.spans.iter().all(|span| span.src == span.dst) {
         transfers.retain(|transfer| transfer.table.is_some());
     }
-    Ok((order, transfers))
+    Ok(Call {
+        verb: Verb::Splice,
+        rotations,
+        order,
+        transfers,
+    })
 }
 
 /// The rows and buffers of a `copy`.
 fn copy<'a>(
-    rotations: &Rotations,
+    rotations: &'a Rotations,
     src: (&'a CacheLayout<'a>, &[CudaRawLayer]),
     dst: (&'a CacheLayout<'a>, &[CudaRawLayer]),
-) -> Result<(Order, Vec<Transfer<'a>>)> {
+) -> Result<Call<'a>> {
     let order = Order::new(rotations.spans().iter().copied())?;
     let mut transfers = keys(rotations, (&src.0.keys, src.1), (&dst.0.keys, dst.1));
     values(&mut transfers, src, dst);
-    Ok((order, transfers))
+    Ok(Call {
+        verb: Verb::Rotate,
+        rotations,
+        order,
+        transfers,
+    })
 }
 
 type Buffers<'a, 'l, L> = (&'a L, &'l [CudaRawLayer]);
