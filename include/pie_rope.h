@@ -4,7 +4,8 @@
  * Made from src/capi by cbindgen: UPDATE=1 cargo test --features capi --test capi_header.
  *
  * - Functions that can fail return a status: PIE_ROPE_OK, which is 0, or what went wrong.
- *   pie_rope_last_error() says it in words. A call that fails has written nothing, and made nothing.
+ *   pie_rope_last_error() says it in words. A call that fails has written nothing, and made nothing, but for
+ *   PIE_ROPE_ERROR_PANIC.
  * - What a function makes it writes to `out`; the caller frees it with the function of its type that ends in _free.
  * - Structs that start with struct_size must say their own size: { .struct_size = sizeof(pie_rope_layout), ... }.
  *   Where they are elements of an array, each of them does.

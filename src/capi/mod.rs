@@ -292,11 +292,58 @@ unsafe fn give<T>(out: *mut *mut T, make: impl FnOnce() -> Result<T>) -> i32 {
 /// Null, or given by [`give`] and not taken back before.
 unsafe fn free<T>(handle: *mut T) {
     if !handle.is_null() {
-        // Nobody to tell what failed.
-        // SAFETY: the caller's.
+        // There is nobody to tell of a failure.
         guard(|| {
+            // SAFETY: the caller's.
             drop(unsafe { Box::from_raw(handle) });
             Ok(())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last_error() -> String {
+        // SAFETY: a string that ends, of this thread.
+        let text = unsafe { CStr::from_ptr(pie_rope_last_error()) };
+        text.to_str().unwrap().into()
+    }
+
+    #[test]
+    fn a_panic_is_a_status() {
+        assert_eq!(guard(|| panic!("as {}", "text")), PIE_ROPE_ERROR_PANIC);
+        assert_eq!(last_error(), "panic: as text");
+        assert_eq!(guard(|| std::panic::panic_any(7)), PIE_ROPE_ERROR_PANIC);
+        assert_eq!(last_error(), "panic: without a text");
+        let mut out = std::ptr::null_mut::<u8>();
+        // SAFETY: a local.
+        let status = unsafe { give(&mut out, || panic!("before it is made")) };
+        assert_eq!(status, PIE_ROPE_ERROR_PANIC);
+        assert!(out.is_null());
+    }
+
+    #[test]
+    fn the_text_is_that_of_the_error_and_stays() {
+        let error = Error::Plan("zero \0 inside".into());
+        assert_eq!(guard(|| Err(error)), PIE_ROPE_ERROR_PLAN);
+        assert_eq!(guard(|| Ok(())), PIE_ROPE_OK);
+        assert_eq!(last_error(), "plan: zero \u{fffd} inside");
+        std::thread::spawn(|| assert_eq!(last_error(), ""))
+            .join()
+            .unwrap();
+    }
+
+    #[test]
+    fn every_status_has_a_name() {
+        let name = |status| {
+            // SAFETY: a static string that ends.
+            unsafe { CStr::from_ptr(pie_rope_status_string(status)) }
+        };
+        for status in PIE_ROPE_OK..=PIE_ROPE_ERROR_PANIC {
+            assert_ne!(name(status), c"unknown status");
+        }
+        assert_eq!(name(PIE_ROPE_ERROR_PANIC + 1), c"unknown status");
     }
 }
