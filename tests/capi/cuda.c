@@ -39,6 +39,45 @@ static address upload(const float *numbers) {
     return to;
 }
 
+/* An angle for every row, more than a launch's parameters hold. */
+static void workspace(pie_rope_cuda *gpu, pie_rope_cpu *cpu, void *stream, const pie_rope_rope *rope) {
+    enum { MANY = 2000 };
+    static float keys[MANY * DIM], got[MANY * DIM];
+    static int32_t before[MANY], after[MANY];
+    for (int i = 0; i < MANY; i++) {
+        before[i] = i;
+        after[i] = i * 7 % MANY;
+        for (int dim = 0; dim < DIM; dim++) keys[i * DIM + dim] = (float)(i % 17 - dim) / 8.0f;
+    }
+    pie_rope_plan *plan;
+    pie_rope_rotations *rotations;
+    OK(pie_rope_plan_from_positions(before, after, MANY, &plan));
+    OK(pie_rope_rotations_new(plan, rope, &rotations));
+    pie_rope_layout layout = {0};
+    layout.struct_size = sizeof layout;
+    OK(pie_rope_layout_bshd(PIE_ROPE_F32, 1, MANY, 1, DIM, &layout));
+    pie_rope_cuda_layer on_gpu = {sizeof on_gpu, 0, MANY * DIM, 0, 0};
+    address buffer;
+    CHECK(cuda.alloc(&buffer, sizeof keys) == 0 && cuda.to(buffer, keys, sizeof keys) == 0);
+    on_gpu.keys = buffer;
+    pie_rope_layer on_cpu = {sizeof on_cpu, keys, MANY * DIM, NULL, 0};
+    pie_rope_cuda_cache gpu_cache = {sizeof gpu_cache, &layout, NULL, &on_gpu, 1};
+    pie_rope_cache cpu_cache = {sizeof cpu_cache, &layout, NULL, &on_cpu, 1};
+
+    size_t needed;
+    address space;
+    OK(pie_rope_cuda_workspace_len(gpu, rotations, &gpu_cache, NULL, &needed));
+    CHECK(needed > 0 && cuda.alloc(&space, needed) == 0);
+    REFUSED(pie_rope_cuda_rotate(gpu, stream, rotations, &gpu_cache, 0, 0), PIE_ROPE_ERROR_ARGUMENT, "workspace: ");
+    OK(pie_rope_cuda_rotate(gpu, stream, rotations, &gpu_cache, space, needed));
+    OK(pie_rope_cpu_rotate(cpu, rotations, &cpu_cache));
+    CHECK(cuda.wait(stream) == 0 && cuda.from(got, on_gpu.keys, sizeof got) == 0);
+    CHECK(memcmp(got, keys, sizeof got) == 0);
+    CHECK(cuda.release(space) == 0 && cuda.release(on_gpu.keys) == 0);
+    pie_rope_rotations_free(rotations);
+    pie_rope_plan_free(plan);
+}
+
 int main(void) {
     library = dlopen("libcuda.so.1", RTLD_NOW);
     if (library == NULL) {
@@ -155,6 +194,8 @@ int main(void) {
         put_numbers(got, verb == 2 ? 3 : 1);
         CHECK(!same(got, expected[verb == 2 ? 2 : 0]));
     }
+
+    workspace(gpu, cpu, stream, rope);
 
     pie_rope_rotations_free(turning);
     pie_rope_rotations_free(moving);
