@@ -329,8 +329,9 @@ int32_t pie_rope_plan_from_positions(const int32_t *old_positions,
 // (`positions` null: at position `i`) and turns by the sum of the deltas whose range it is in. All ranges are of
 // positions before the call, not of those that an earlier delta of the list leads to.
 //
-// A cell that is free, or was removed by `seq_rm`, may have any position that the deltas do not make negative; it
-// is turned or not, and nobody reads it. A cell whose position would become negative is refused, not removed.
+// A cell that is free, or was removed by `seq_rm`, may be given any position that the deltas do not make negative,
+// but not -1: it turns or not, and nobody reads it. A cell whose position would become negative is refused, not
+// removed. To delete tokens: `seq_rm(p0, p1)`, then this with `{p1, -1, p0 - p1}`.
 int32_t pie_rope_plan_from_deltas(const int32_t *positions,
                                   size_t rows,
                                   const struct pie_rope_delta *deltas,

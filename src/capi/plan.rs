@@ -140,8 +140,9 @@ pub unsafe extern "C" fn pie_rope_plan_from_positions(
 /// (`positions` null: at position `i`) and turns by the sum of the deltas whose range it is in. All ranges are of
 /// positions before the call, not of those that an earlier delta of the list leads to.
 ///
-/// A cell that is free, or was removed by `seq_rm`, may have any position that the deltas do not make negative; it
-/// is turned or not, and nobody reads it. A cell whose position would become negative is refused, not removed.
+/// A cell that is free, or was removed by `seq_rm`, may be given any position that the deltas do not make negative,
+/// but not -1: it turns or not, and nobody reads it. A cell whose position would become negative is refused, not
+/// removed. To delete tokens: `seq_rm(p0, p1)`, then this with `{p1, -1, p0 - p1}`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_plan_from_deltas(
     positions: *const i32,
