@@ -62,9 +62,12 @@
 //! - `rayon` (default): the CPU backend on all cores; brings `rayon`.
 //! - `cuda`: `Cuda`, the same verbs on an NVIDIA GPU, with nothing but its driver; brings `cudarc`, and exports it.
 //! - `wgpu`: `Wgpu`, the same verbs on a GPU; brings `wgpu`, and exports it.
+//! - `capi`: the functions of `include/pie_rope.h`, for C and C++.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "capi")]
+mod capi;
 mod check;
 pub mod cpu;
 #[cfg(feature = "cuda")]

@@ -443,7 +443,7 @@ impl Drop for Pushed {
 }
 
 /// Whether there is a CUDA driver. `cudarc` panics where it does not find one.
-fn check_driver() -> Result<()> {
+pub(crate) fn check_driver() -> Result<()> {
     const NAMES: &[&str] = if cfg!(windows) {
         &["nvcuda.dll"]
     } else {

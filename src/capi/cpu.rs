@@ -1,0 +1,108 @@
+//! The verbs on the CPU.
+
+use super::layout::{cache, cache_layout, pie_rope_cache, pie_rope_layout};
+use super::rotations::pie_rope_rotations;
+use super::{borrow, free, give, guard};
+use crate::Cpu;
+
+/// The CPU backend. All verbs check all of their arguments before they write: a refused call has written nothing.
+pub struct pie_rope_cpu(Cpu);
+
+/// The CPU backend, on `threads` threads; 0: on all cores. One that is kept is cheaper than one for each call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cpu_new(threads: usize, out: *mut *mut pie_rope_cpu) -> i32 {
+    let make = || {
+        let cpu = match threads {
+            0 => Cpu::new(),
+            _ => Cpu::with_threads(threads)?,
+        };
+        Ok(pie_rope_cpu(cpu))
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// Turns keys where they lie: row `src` of every span of the plan. Values are not looked at.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cpu_rotate(
+    cpu: *const pie_rope_cpu,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cache,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
+        // SAFETY: the caller's.
+        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
+        // SAFETY: the caller answers for the buffers.
+        unsafe { cpu.0.rotate_raw(&rotations.0, &layout, &layers) }
+    })
+}
+
+/// Moves rows inside their buffers and turns keys on the way; safe for moves that overlap.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cpu_splice(
+    cpu: *const pie_rope_cpu,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cache,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
+        // SAFETY: the caller's.
+        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
+        // SAFETY: the caller answers for the buffers.
+        unsafe { cpu.0.splice_raw(&rotations.0, &layout, &layers) }
+    })
+}
+
+/// Copies every row that the plan keeps to other buffers and turns keys on the way.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cpu_copy(
+    cpu: *const pie_rope_cpu,
+    rotations: *const pie_rope_rotations,
+    src: *const pie_rope_cache,
+    dst: *const pie_rope_cache,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
+        // SAFETY: the caller's.
+        let (src_layout, src) = unsafe { cache("src", src) }?;
+        // SAFETY: the caller's.
+        let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
+        let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
+        // SAFETY: the caller answers for the buffers.
+        unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
+    })
+}
+
+/// Copies every row that the plan keeps to other pages, or another part, of the same buffers: to where the layouts
+/// `dst_keys` and `dst_values` (null where the cache has no values) say.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cpu_copy_within(
+    cpu: *const pie_rope_cpu,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cache,
+    dst_keys: *const pie_rope_layout,
+    dst_values: *const pie_rope_layout,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
+        // SAFETY: the caller's.
+        let (src_layout, layers) = unsafe { self::cache("cache", cache) }?;
+        // SAFETY: the caller's.
+        let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
+        let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
+        // SAFETY: the caller answers for the buffers.
+        unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
+    })
+}
+
+/// Frees a CPU backend. Null is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cpu_free(cpu: *mut pie_rope_cpu) {
+    // SAFETY: the caller's.
+    unsafe { free(cpu) }
+}

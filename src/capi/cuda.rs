@@ -1,0 +1,279 @@
+//! The verbs on an NVIDIA GPU.
+
+use std::ffi::c_void;
+
+use cudarc::driver::{result, sys};
+
+use super::layout::{cache_layout, check_buffer, element_type, pie_rope_layout};
+use super::rotations::pie_rope_rotations;
+use super::{SaysItsSize, borrow, check_pointer, free, give, guard, refuse, sized, sized_slice};
+use crate::{CacheLayout, Cuda, CudaRawLayer, CudaWorkspace, Result};
+
+/// The CUDA backend of one context. All verbs check all of their arguments before they launch anything: a refused
+/// call has written nothing.
+pub struct pie_rope_cuda(Cuda);
+
+/// The buffers of one layer in device memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct pie_rope_cuda_layer {
+    /// `sizeof(pie_rope_cuda_layer)`.
+    pub struct_size: usize,
+    /// The key buffer: a `CUdeviceptr`.
+    pub keys: u64,
+    /// Its length in elements; `SIZE_MAX`: not checked.
+    pub keys_len: usize,
+    /// The value buffer: 0 if there are none, equal to `keys` if one buffer holds both.
+    pub values: u64,
+    /// Its length in elements; `SIZE_MAX`: not checked.
+    pub values_len: usize,
+}
+
+// SAFETY: its layout is C's, with the size first.
+unsafe impl SaysItsSize for pie_rope_cuda_layer {}
+
+/// A cache in device memory: every layer, and how it lies.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct pie_rope_cuda_cache {
+    /// `sizeof(pie_rope_cuda_cache)`.
+    pub struct_size: usize,
+    /// How the keys of every layer lie.
+    pub keys: *const pie_rope_layout,
+    /// How the values lie: null if there are none, or the keys' own layout again.
+    pub values: *const pie_rope_layout,
+    /// The layers, in host memory, in the order of the model.
+    pub layers: *const pie_rope_cuda_layer,
+    /// How many.
+    pub layers_len: usize,
+}
+
+// SAFETY: its layout is C's, with the size first.
+unsafe impl SaysItsSize for pie_rope_cuda_cache {}
+
+/// The CUDA backend on the context that is current on the calling thread (the runtime API's, after any call of it
+/// that touches the device). The context must live as long as the backend; it is not retained.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_new_current(out: *mut *mut pie_rope_cuda) -> i32 {
+    let make = || {
+        // The call after it would panic where there is no driver.
+        crate::cuda::check_driver()?;
+        let Some(context) = result::ctx::get_current()? else {
+            return refuse("context", "no CUDA context is current on this thread");
+        };
+        // SAFETY: the caller keeps it.
+        unsafe { Cuda::on_context(context) }.map(pie_rope_cuda)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// The CUDA backend on the primary context of device `ordinal`, which it retains.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_open(ordinal: usize, out: *mut *mut pie_rope_cuda) -> i32 {
+    // SAFETY: the caller's.
+    unsafe { give(out, || Cuda::open(ordinal).map(pie_rope_cuda)) }
+}
+
+/// Loads the kernels for an element type, which the first call would do else. Needed before the first call that a
+/// stream captures.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_prepare(cuda: *const pie_rope_cuda, element: i32) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        unsafe { borrow("cuda", cuda) }?
+            .0
+            .prepare(element_type(element)?)
+    })
+}
+
+/// Bytes of workspace that any verb on `src` takes at most with these rotations, 0 for most edits. `dst`: where a
+/// copy goes to; null for other verbs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_workspace_len(
+    cuda: *const pie_rope_cuda,
+    rotations: *const pie_rope_rotations,
+    src: *const pie_rope_cuda_cache,
+    dst: *const pie_rope_cuda_cache,
+    len: *mut usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let cuda = unsafe { borrow("cuda", cuda) }?;
+        // SAFETY: the caller's.
+        let rotations = unsafe { borrow("rotations", rotations) }?;
+        check_pointer("len", len)?;
+        // SAFETY: the caller's.
+        let (layout, layers) = unsafe { cache("src", src) }?;
+        let mut layouts = vec![&layout];
+        let other = if dst.is_null() {
+            None
+        } else {
+            // SAFETY: the caller's.
+            Some(unsafe { cache("dst", dst) }?)
+        };
+        layouts.extend(other.as_ref().map(|(layout, _)| layout));
+        let needed = cuda.0.workspace_len(&rotations.0, &layouts, layers.len());
+        // SAFETY: checked above; the caller answers for the rest.
+        unsafe { *len = needed };
+        Ok(())
+    })
+}
+
+/// As `pie_rope_cpu_rotate`, launched into `stream` (a `CUstream` or `cudaStream_t` of the backend's context; null:
+/// the default one). `workspace` is a device address, a multiple of 16, of `workspace_len` bytes; 0 and 0 if
+/// `pie_rope_cuda_workspace_len` asks for none. The call waits for nothing; what it takes by pointer in host memory
+/// may be freed when it returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_rotate(
+    cuda: *const pie_rope_cuda,
+    stream: *mut c_void,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cuda_cache,
+    workspace: u64,
+    workspace_len: usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let cuda = unsafe { borrow("cuda", cuda) }?;
+        // SAFETY: the caller's.
+        let rotations = unsafe { borrow("rotations", rotations) }?;
+        // SAFETY: the caller's.
+        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
+        let workspace = space(workspace, workspace_len);
+        let stream: sys::CUstream = stream.cast();
+        // SAFETY: the caller answers for stream, buffers and workspace.
+        unsafe {
+            cuda.0
+                .rotate_raw(stream, &rotations.0, &layout, &layers, workspace)
+        }
+    })
+}
+
+/// As `pie_rope_cpu_splice`, launched into `stream`. See `pie_rope_cuda_rotate` for the arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_splice(
+    cuda: *const pie_rope_cuda,
+    stream: *mut c_void,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cuda_cache,
+    workspace: u64,
+    workspace_len: usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let cuda = unsafe { borrow("cuda", cuda) }?;
+        // SAFETY: the caller's.
+        let rotations = unsafe { borrow("rotations", rotations) }?;
+        // SAFETY: the caller's.
+        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
+        let workspace = space(workspace, workspace_len);
+        let stream: sys::CUstream = stream.cast();
+        // SAFETY: the caller answers for stream, buffers and workspace.
+        unsafe {
+            cuda.0
+                .splice_raw(stream, &rotations.0, &layout, &layers, workspace)
+        }
+    })
+}
+
+/// As `pie_rope_cpu_copy`, launched into `stream`. See `pie_rope_cuda_rotate` for the arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_copy(
+    cuda: *const pie_rope_cuda,
+    stream: *mut c_void,
+    rotations: *const pie_rope_rotations,
+    src: *const pie_rope_cuda_cache,
+    dst: *const pie_rope_cuda_cache,
+    workspace: u64,
+    workspace_len: usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let cuda = unsafe { borrow("cuda", cuda) }?;
+        // SAFETY: the caller's.
+        let rotations = unsafe { borrow("rotations", rotations) }?;
+        // SAFETY: the caller's.
+        let (src_layout, src) = unsafe { cache("src", src) }?;
+        // SAFETY: the caller's.
+        let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
+        let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
+        let workspace = space(workspace, workspace_len);
+        // SAFETY: the caller answers for stream, buffers and workspace.
+        unsafe {
+            cuda.0
+                .copy_raw(stream.cast(), &rotations.0, src, dst, workspace)
+        }
+    })
+}
+
+/// As `pie_rope_cpu_copy_within`, launched into `stream`. See `pie_rope_cuda_rotate` for the arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_copy_within(
+    cuda: *const pie_rope_cuda,
+    stream: *mut c_void,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cuda_cache,
+    dst_keys: *const pie_rope_layout,
+    dst_values: *const pie_rope_layout,
+    workspace: u64,
+    workspace_len: usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let cuda = unsafe { borrow("cuda", cuda) }?;
+        // SAFETY: the caller's.
+        let rotations = unsafe { borrow("rotations", rotations) }?;
+        // SAFETY: the caller's.
+        let (src_layout, layers) = unsafe { self::cache("cache", cache) }?;
+        // SAFETY: the caller's.
+        let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
+        let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
+        let workspace = space(workspace, workspace_len);
+        // SAFETY: the caller answers for stream, buffers and workspace.
+        unsafe {
+            cuda.0
+                .copy_raw(stream.cast(), &rotations.0, src, dst, workspace)
+        }
+    })
+}
+
+/// Frees a CUDA backend. Null is fine. Its kernels stay loaded as long as the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_cuda_free(cuda: *mut pie_rope_cuda) {
+    // SAFETY: the caller's.
+    unsafe { free(cuda) }
+}
+
+fn space(address: u64, len: usize) -> CudaWorkspace {
+    CudaWorkspace { address, len }
+}
+
+/// The layout and the layers of a cache.
+///
+/// # Safety
+/// Null, or valid for reads with all that it points to in host memory, for as long as the result is used.
+unsafe fn cache<'a>(
+    argument: &'static str,
+    cache: *const pie_rope_cuda_cache,
+) -> Result<(CacheLayout<'a>, Vec<CudaRawLayer>)> {
+    // SAFETY: the caller's.
+    let cache = unsafe { sized(argument, cache) }?;
+    // SAFETY: the caller's.
+    let layout = unsafe { cache_layout(cache.keys, cache.values) }?;
+    // SAFETY: the caller's.
+    let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) }?;
+    let element = layout.keys.element();
+    let raw = |(index, layer): (usize, &pie_rope_cuda_layer)| {
+        check_buffer(index, "keys", layer.keys, layer.keys_len, element)?;
+        check_buffer(index, "values", layer.values, layer.values_len, element)?;
+        Ok(CudaRawLayer {
+            keys: layer.keys,
+            keys_len: layer.keys_len,
+            values: layer.values,
+            values_len: layer.values_len,
+        })
+    };
+    let layers = layers.iter().enumerate().map(raw).collect::<Result<_>>()?;
+    Ok((layout, layers))
+}

@@ -1,0 +1,302 @@
+//! What has to happen to a cached sequence.
+
+use super::{
+    SaysItsSize, borrow, check_pointer, fill, free, give, guard, refuse, sized_slice, slice,
+};
+use crate::{Edit, Error, Plan, Result};
+
+/// What has to happen to a cached sequence so that it becomes the new one: which rows survive, where they go, by how
+/// much they turn, and which are to be encoded. A row is what one token left in one layer.
+pub struct pie_rope_plan(pub(super) Plan);
+
+/// Replace the old tokens `start` to `end`, half open, by `inserted` new ones. `start == end` inserts before that
+/// token, `inserted` 0 deletes. All edits of a list are in old coordinates: the indices before any of them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct pie_rope_edit {
+    /// `sizeof(pie_rope_edit)`.
+    pub struct_size: usize,
+    /// First old token to remove.
+    pub start: usize,
+    /// The old token behind the last one to remove.
+    pub end: usize,
+    /// How many new tokens take their place.
+    pub inserted: usize,
+}
+
+// SAFETY: its layout is C's, with the size first.
+unsafe impl SaysItsSize for pie_rope_edit {}
+
+/// Shift the positions `p0` to `p1`, half open, by `delta`, as `llama_memory_seq_add(p0, p1, delta)` does: a negative
+/// `p0` is 0, a negative `p1` has no end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct pie_rope_delta {
+    /// `sizeof(pie_rope_delta)`.
+    pub struct_size: usize,
+    /// First position.
+    pub p0: i32,
+    /// The position behind the last one.
+    pub p1: i32,
+    /// By how much.
+    pub delta: i32,
+}
+
+// SAFETY: its layout is C's, with the size first.
+unsafe impl SaysItsSize for pie_rope_delta {}
+
+/// A run of rows that survive: `len` rows from `src` go to `dst`, and from position `old_position` on to
+/// `new_position` on.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct pie_rope_span {
+    /// First row before.
+    pub src: usize,
+    /// First row after.
+    pub dst: usize,
+    /// How many rows.
+    pub len: usize,
+    /// Position of the first row before.
+    pub old_position: i32,
+    /// Position of the first row after.
+    pub new_position: i32,
+}
+
+/// A run of rows that the engine has to encode.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct pie_rope_new_span {
+    /// First row, counted after the edit: also the index of its token among the new ones.
+    pub row: usize,
+    /// How many rows.
+    pub len: usize,
+    /// Position of the first row.
+    pub position: i32,
+}
+
+/// The plan of `edits_len` edits to `rows` tokens, of which token `i` lies in row `i`, at position
+/// `first_position + i`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_from_edits(
+    first_position: i32,
+    rows: usize,
+    edits: *const pie_rope_edit,
+    edits_len: usize,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        let edits = unsafe { sized_slice("edits", edits, edits_len) }?;
+        let edits: Vec<_> = edits
+            .iter()
+            .map(|edit| Edit::replace(edit.start..edit.end, edit.inserted))
+            .collect();
+        Plan::from_edits_at(first_position, rows, &edits).map(pie_rope_plan)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// The plan from old tokens, token `i` in row `i` at position `i`, to new ones: their difference becomes edits.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_from_tokens(
+    old_tokens: *const u32,
+    old_len: usize,
+    new_tokens: *const u32,
+    new_len: usize,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        let old = unsafe { slice("old_tokens", old_tokens, old_len) }?;
+        // SAFETY: the caller's.
+        let new = unsafe { slice("new_tokens", new_tokens, new_len) }?;
+        Plan::from_tokens(old, new).map(pie_rope_plan)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// Rows stay where they are and turn: row `i` goes from position `old_positions[i]` to `new_positions[i]`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_from_positions(
+    old_positions: *const i32,
+    new_positions: *const i32,
+    rows: usize,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        let old = unsafe { slice("old_positions", old_positions, rows) }?;
+        // SAFETY: the caller's.
+        let new = unsafe { slice("new_positions", new_positions, rows) }?;
+        Plan::from_positions(old, new).map(pie_rope_plan)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// Cells stay where they are and turn, as after llama.cpp's `seq_add`: cell `i` is at position `positions[i]`
+/// (`positions` null: at position `i`) and turns by the sum of the deltas whose range it is in. All ranges are of
+/// positions before the call, not of those that an earlier delta of the list leads to.
+///
+/// A cell that is free, or was removed by `seq_rm`, may be given any position that the deltas do not make negative,
+/// but not -1: it turns or not, and nobody reads it. A cell whose position would become negative is refused, not
+/// removed. To delete tokens: `seq_rm(p0, p1)`, then this with `{p1, -1, p0 - p1}`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_from_deltas(
+    positions: *const i32,
+    rows: usize,
+    deltas: *const pie_rope_delta,
+    deltas_len: usize,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        let deltas = unsafe { sized_slice("deltas", deltas, deltas_len) }?;
+        let counted: Vec<i32>;
+        let old = if positions.is_null() {
+            let Ok(end) = i32::try_from(rows) else {
+                return refuse("rows", format!("{rows} are more than there are positions"));
+            };
+            counted = (0..end).collect();
+            &counted
+        } else {
+            // SAFETY: the caller's.
+            unsafe { slice("positions", positions, rows) }?
+        };
+        let new = old.iter().map(|&position| shifted(position, deltas));
+        Plan::from_positions(old, &new.collect::<Result<Vec<_>>>()?).map(pie_rope_plan)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+fn shifted(position: i32, deltas: &[pie_rope_delta]) -> Result<i32> {
+    let holds =
+        |delta: &&pie_rope_delta| delta.p0 <= position && (delta.p1 < 0 || position < delta.p1);
+    let all = deltas.iter().filter(holds);
+    let sum = all.map(|delta| i64::from(delta.delta)).sum::<i64>();
+    i32::try_from(i64::from(position) + sum).map_err(|_| {
+        Error::Plan(format!(
+            "position {position} turned by {sum} is none that there is"
+        ))
+    })
+}
+
+/// Eviction: of `rows` rows, row `i` at position `i`, those in `kept`, ascending, stay, moved together, and are
+/// numbered anew from position 0 on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_from_kept(
+    rows: usize,
+    kept: *const usize,
+    kept_len: usize,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        let kept = unsafe { slice("kept", kept, kept_len) }?;
+        Plan::from_kept(rows, kept).map(pie_rope_plan)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// One plan, then the next, as one that turns every key once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_then(
+    plan: *const pie_rope_plan,
+    next: *const pie_rope_plan,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        let (plan, next) = unsafe { (borrow("plan", plan)?, borrow("next", next)?) };
+        plan.0.then(&next.0).map(pie_rope_plan)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// The same turns without the moves: for an engine that has brought the rows to their new places already.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_in_place(
+    plan: *const pie_rope_plan,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    // SAFETY: the caller's.
+    let make = || Ok(pie_rope_plan(unsafe { borrow("plan", plan) }?.0.in_place()));
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// How many rows the sequence has before and after, those to encode included.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_rows(
+    plan: *const pie_rope_plan,
+    old_rows: *mut usize,
+    new_rows: *mut usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let plan = unsafe { borrow("plan", plan) }?;
+        check_pointer("old_rows", old_rows)?;
+        check_pointer("new_rows", new_rows)?;
+        // SAFETY: checked above; the caller answers for the rest.
+        unsafe { (*old_rows, *new_rows) = (plan.0.old_rows(), plan.0.new_rows()) };
+        Ok(())
+    })
+}
+
+/// What is left to encode, in order: writes at most `capacity` spans, and to `len` how many there are. `spans` may be
+/// null if `capacity` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_new_spans(
+    plan: *const pie_rope_plan,
+    spans: *mut pie_rope_new_span,
+    capacity: usize,
+    len: *mut usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let plan = unsafe { borrow("plan", plan) }?;
+        let all = plan.0.new_spans().iter().map(|span| pie_rope_new_span {
+            row: span.row,
+            len: span.len,
+            position: span.position,
+        });
+        // SAFETY: the caller's.
+        unsafe { fill("spans", spans, capacity, len, all) }
+    })
+}
+
+/// The rows that survive, in order: writes at most `capacity` spans, and to `len` how many there are. `spans` may be
+/// null if `capacity` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_kept(
+    plan: *const pie_rope_plan,
+    spans: *mut pie_rope_span,
+    capacity: usize,
+    len: *mut usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let plan = unsafe { borrow("plan", plan) }?;
+        let all = plan.0.kept().iter().map(|span| pie_rope_span {
+            src: span.src,
+            dst: span.dst,
+            len: span.len,
+            old_position: span.old_position,
+            new_position: span.new_position,
+        });
+        // SAFETY: the caller's.
+        unsafe { fill("spans", spans, capacity, len, all) }
+    })
+}
+
+/// Frees a plan. Null is fine. Rotations made from it live on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_free(plan: *mut pie_rope_plan) {
+    // SAFETY: the caller's.
+    unsafe { free(plan) }
+}

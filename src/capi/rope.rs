@@ -1,0 +1,162 @@
+//! The model's rotary encoding.
+
+use std::ffi::c_char;
+
+use super::{borrow, check_pointer, fill, free, give, guard, refuse, slice};
+use crate::{ModelRope, Pairing, Result, Rope};
+
+/// Dimensions `i` and `i + n` turn together ("NeoX", "rotate half"; `LLAMA_ROPE_TYPE_NEOX`).
+pub const PIE_ROPE_HALF_SPLIT: i32 = 0;
+/// Dimensions `2i` and `2i + 1` turn together ("GPT-J"; `LLAMA_ROPE_TYPE_NORM`).
+pub const PIE_ROPE_INTERLEAVED: i32 = 1;
+
+/// The rotary encoding of every layer of a model.
+pub struct pie_rope_rope(pub(super) ModelRope);
+
+/// A model's ropes from its published `config.json`, a string that ends with a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_from_config_json(
+    json: *const c_char,
+    out: *mut *mut pie_rope_rope,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        ModelRope::from_config_json(unsafe { text("json", json) }?).map(pie_rope_rope)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// As `pie_rope_rope_from_config_json`, with the frequencies that the model uses when the sequence is `tokens` long:
+/// they depend on it under LongRoPE and dynamic NTK. See `pie_rope_rotations_between`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_from_config_json_at(
+    json: *const c_char,
+    tokens: usize,
+    out: *mut *mut pie_rope_rope,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        ModelRope::from_config_json_at(unsafe { text("json", json) }?, tokens).map(pie_rope_rope)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// The same plain rope in each of `layers` layers: dimensions `offset` to `offset + rotary_dim` of every head turn,
+/// pair `i` of them with the inverse frequency `theta^(-2i / rotary_dim)`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_from_theta(
+    theta: f64,
+    rotary_dim: usize,
+    pairing: i32,
+    offset: usize,
+    layers: usize,
+    out: *mut *mut pie_rope_rope,
+) -> i32 {
+    let make = || {
+        uniform(
+            Rope::from_theta(theta, rotary_dim)?,
+            pairing,
+            offset,
+            layers,
+        )
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// As `pie_rope_rope_from_theta`, from the inverse frequency of each of `pairs` pairs: for scalings of one's own,
+/// such as llama.cpp's `freq_factors` (each frequency divided by its factor).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_from_inv_freq(
+    inv_freq: *const f64,
+    pairs: usize,
+    pairing: i32,
+    offset: usize,
+    layers: usize,
+    out: *mut *mut pie_rope_rope,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller's.
+        let inv_freq = unsafe { slice("inv_freq", inv_freq, pairs) }?;
+        uniform(Rope::from_inv_freq(inv_freq)?, pairing, offset, layers)
+    };
+    // SAFETY: the caller's.
+    unsafe { give(out, make) }
+}
+
+/// How many layers the model has.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_layers(
+    rope: *const pie_rope_rope,
+    layers: *mut usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let rope = unsafe { borrow("rope", rope) }?;
+        check_pointer("layers", layers)?;
+        // SAFETY: checked above; the caller answers for the rest.
+        unsafe { *layers = rope.0.layers() };
+        Ok(())
+    })
+}
+
+/// The inverse frequencies of a layer, one for each pair: writes at most `capacity` of them, and to `len` how many
+/// there are, 0 for a layer that has no rope. `inv_freq` may be null if `capacity` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_inv_freq(
+    rope: *const pie_rope_rope,
+    layer: usize,
+    inv_freq: *mut f64,
+    capacity: usize,
+    len: *mut usize,
+) -> i32 {
+    guard(|| {
+        // SAFETY: the caller's.
+        let rope = unsafe { borrow("rope", rope) }?;
+        if layer >= rope.0.layers() {
+            return refuse(
+                "layer",
+                format!("there is no {layer} in a model of {}", rope.0.layers()),
+            );
+        }
+        let all = rope.0.layer(layer).map_or(&[][..], Rope::inv_freq);
+        // SAFETY: the caller's.
+        unsafe { fill("inv_freq", inv_freq, capacity, len, all.iter().copied()) }
+    })
+}
+
+/// Frees a rope. Null is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_free(rope: *mut pie_rope_rope) {
+    // SAFETY: the caller's.
+    unsafe { free(rope) }
+}
+
+fn uniform(rope: Rope, pairing: i32, offset: usize, layers: usize) -> Result<pie_rope_rope> {
+    let pairing = match pairing {
+        PIE_ROPE_HALF_SPLIT => Pairing::HalfSplit,
+        PIE_ROPE_INTERLEAVED => Pairing::Interleaved,
+        other => return refuse("pairing", format!("there is no pairing {other}")),
+    };
+    // A wild number would end the process where memory does.
+    if layers > usize::from(u16::MAX) {
+        return refuse("layers", format!("{layers} are more than {}", u16::MAX));
+    }
+    let rope = rope.with_pairing(pairing).with_offset(offset);
+    Ok(pie_rope_rope(ModelRope::uniform(rope, layers)))
+}
+
+/// A string that ends with a zero.
+///
+/// # Safety
+/// Null, or valid for reads up to its zero.
+unsafe fn text<'a>(argument: &'static str, text: *const c_char) -> Result<&'a str> {
+    check_pointer(argument, text)?;
+    // SAFETY: not null; the caller answers for the rest.
+    match unsafe { std::ffi::CStr::from_ptr(text) }.to_str() {
+        Ok(text) => Ok(text),
+        Err(error) => refuse(argument, format!("it is not UTF-8: {error}")),
+    }
+}
