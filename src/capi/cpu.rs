@@ -18,7 +18,7 @@ pub unsafe extern "C" fn pie_rope_cpu_new(threads: usize, out: *mut *mut pie_rop
         };
         Ok(pie_rope_cpu(cpu))
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -30,9 +30,9 @@ pub unsafe extern "C" fn pie_rope_cpu_rotate(
     cache: *const pie_rope_cache,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache) }?;
         // SAFETY: the caller answers for the buffers.
         unsafe { cpu.0.rotate_raw(&rotations.0, &layout, &layers) }
@@ -47,9 +47,9 @@ pub unsafe extern "C" fn pie_rope_cpu_splice(
     cache: *const pie_rope_cache,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache) }?;
         // SAFETY: the caller answers for the buffers.
         unsafe { cpu.0.splice_raw(&rotations.0, &layout, &layers) }
@@ -65,11 +65,11 @@ pub unsafe extern "C" fn pie_rope_cpu_copy(
     dst: *const pie_rope_cache,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (src_layout, src) = unsafe { cache("src", src) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
         // SAFETY: the caller answers for the buffers.
@@ -88,11 +88,11 @@ pub unsafe extern "C" fn pie_rope_cpu_copy_within(
     dst_values: *const pie_rope_layout,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (src_layout, layers) = unsafe { self::cache("cache", cache) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
         let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
         // SAFETY: the caller answers for the buffers.
@@ -103,6 +103,6 @@ pub unsafe extern "C" fn pie_rope_cpu_copy_within(
 /// Frees a CPU backend. Null is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_cpu_free(cpu: *mut pie_rope_cpu) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller gives back what `give` gave, once; null is checked in `free`.
     unsafe { free(cpu) }
 }

@@ -64,14 +64,14 @@ pub unsafe extern "C" fn pie_rope_cuda_new_current(out: *mut *mut pie_rope_cuda)
         // SAFETY: the caller keeps it.
         unsafe { Cuda::on_context(context) }.map(pie_rope_cuda)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
 /// The CUDA backend on the primary context of device `ordinal`, which it retains.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_cuda_open(ordinal: usize, out: *mut *mut pie_rope_cuda) -> i32 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, || Cuda::open(ordinal).map(pie_rope_cuda)) }
 }
 
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn pie_rope_cuda_open(ordinal: usize, out: *mut *mut pie_r
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_cuda_prepare(cuda: *const pie_rope_cuda, element: i32) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
         unsafe { borrow("cuda", cuda) }?
             .0
             .prepare(element_type(element)?)
@@ -98,18 +98,18 @@ pub unsafe extern "C" fn pie_rope_cuda_workspace_len(
     len: *mut usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
         let cuda = unsafe { borrow("cuda", cuda) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
         check_pointer("len", len)?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { cache("src", src) }?;
         let mut layouts = vec![&layout];
         let other = if dst.is_null() {
             None
         } else {
-            // SAFETY: the caller's.
+            // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
             Some(unsafe { cache("dst", dst) }?)
         };
         layouts.extend(other.as_ref().map(|(layout, _)| layout));
@@ -134,11 +134,11 @@ pub unsafe extern "C" fn pie_rope_cuda_rotate(
     workspace_len: usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
         let cuda = unsafe { borrow("cuda", cuda) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache) }?;
         let workspace = space(workspace, workspace_len);
         let stream: sys::CUstream = stream.cast();
@@ -161,11 +161,11 @@ pub unsafe extern "C" fn pie_rope_cuda_splice(
     workspace_len: usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
         let cuda = unsafe { borrow("cuda", cuda) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache) }?;
         let workspace = space(workspace, workspace_len);
         let stream: sys::CUstream = stream.cast();
@@ -189,13 +189,13 @@ pub unsafe extern "C" fn pie_rope_cuda_copy(
     workspace_len: usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
         let cuda = unsafe { borrow("cuda", cuda) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (src_layout, src) = unsafe { cache("src", src) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
         let workspace = space(workspace, workspace_len);
@@ -220,13 +220,13 @@ pub unsafe extern "C" fn pie_rope_cuda_copy_within(
     workspace_len: usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
         let cuda = unsafe { borrow("cuda", cuda) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (src_layout, layers) = unsafe { self::cache("cache", cache) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
         let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
         let workspace = space(workspace, workspace_len);
@@ -241,7 +241,7 @@ pub unsafe extern "C" fn pie_rope_cuda_copy_within(
 /// Frees a CUDA backend. Null is fine. Its kernels stay loaded as long as the context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_cuda_free(cuda: *mut pie_rope_cuda) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller gives back what `give` gave, once; null is checked in `free`.
     unsafe { free(cuda) }
 }
 
@@ -257,11 +257,11 @@ unsafe fn cache<'a>(
     argument: &'static str,
     cache: *const pie_rope_cuda_cache,
 ) -> Result<(CacheLayout<'a>, Vec<CudaRawLayer>)> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `sized` checks that they are this version's.
     let cache = unsafe { sized(argument, cache) }?;
-    // SAFETY: the caller's.
+    // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
     let layout = unsafe { cache_layout(cache.keys, cache.values) }?;
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
     let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) }?;
     let element = layout.keys.element();
     let raw = |(index, layer): (usize, &pie_rope_cuda_layer)| {

@@ -111,7 +111,7 @@ pub unsafe extern "C" fn pie_rope_layout_bhsd(
     dim: usize,
     layout: *mut pie_rope_layout,
 ) -> i32 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
     unsafe {
         describe(layout, element, |element| {
             KeyLayout::bhsd(element, [batch, heads, rows, dim])
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn pie_rope_layout_bshd(
     dim: usize,
     layout: *mut pie_rope_layout,
 ) -> i32 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
     unsafe {
         describe(layout, element, |element| {
             KeyLayout::bshd(element, [batch, rows, heads, dim])
@@ -149,7 +149,7 @@ pub unsafe extern "C" fn pie_rope_layout_nhd(
     dim: usize,
     layout: *mut pie_rope_layout,
 ) -> i32 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
     unsafe {
         describe(layout, element, |element| {
             KeyLayout::nhd(element, [blocks, block, heads, dim])
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn pie_rope_layout_hnd(
     dim: usize,
     layout: *mut pie_rope_layout,
 ) -> i32 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
     unsafe {
         describe(layout, element, |element| {
             KeyLayout::hnd(element, [blocks, heads, block, dim])
@@ -188,7 +188,7 @@ unsafe fn describe(
     guard(|| {
         check_pointer("layout", out)?;
         // The size alone is set; the rest need not be initialised.
-        // SAFETY: the caller's.
+        // SAFETY: `check_pointer` has seen it; the caller vouches for its size at least.
         check_size::<pie_rope_layout>("layout", unsafe { (*out).struct_size })?;
         let made = make(element_type(element)?);
         let axis = |Axis { len, stride }| pie_rope_axis { len, stride };
@@ -226,7 +226,7 @@ unsafe fn key_layout<'a>(
     argument: &'static str,
     layout: *const pie_rope_layout,
 ) -> Result<KeyLayout<'a>> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `sized` checks that they are this version's.
     let layout = unsafe { sized(argument, layout) }?;
     let axis = |axis: pie_rope_axis| Axis::new(axis.len, axis.stride);
     let strides = Strides {
@@ -242,7 +242,7 @@ unsafe fn key_layout<'a>(
     if layout.table.is_null() && layout.table_len == 0 {
         return Ok(made);
     }
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
     Ok(made.with_table(unsafe { super::slice("table", layout.table, layout.table_len) }?))
 }
 
@@ -252,12 +252,12 @@ pub(super) unsafe fn cache_layout<'a>(
     keys: *const pie_rope_layout,
     values: *const pie_rope_layout,
 ) -> Result<CacheLayout<'a>> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller keeps the header's rules for layouts; `key_layout` checks null and sizes.
     let keys = unsafe { key_layout("keys", keys) }?;
     if values.is_null() {
         return Ok(CacheLayout::keys_only(keys));
     }
-    // SAFETY: the caller's.
+    // SAFETY: the caller keeps the header's rules for layouts; `key_layout` checks null and sizes.
     let values = unsafe { key_layout("values", values) }?;
     Ok(CacheLayout::new(keys, values))
 }
@@ -271,11 +271,11 @@ pub(super) unsafe fn cache<'a>(
     argument: &'static str,
     cache: *const pie_rope_cache,
 ) -> Result<(CacheLayout<'a>, Vec<RawLayer>)> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `sized` checks that they are this version's.
     let cache = unsafe { sized(argument, cache) }?;
-    // SAFETY: the caller's.
+    // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
     let layout = unsafe { cache_layout(cache.keys, cache.values) }?;
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
     let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) }?;
     let element = layout.keys.element();
     let raw = |(index, layer): (usize, &pie_rope_layer)| {

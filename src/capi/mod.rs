@@ -250,7 +250,7 @@ unsafe fn sized_slice<'a, T: SaysItsSize>(
         // SAFETY: the caller's. If the first is of this size, so is the array's step.
         unsafe { sized(argument, pointer) }?;
     }
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
     let slice = unsafe { slice(argument, pointer, len) }?;
     for item in slice {
         // SAFETY: every such struct starts with its size.
@@ -294,7 +294,7 @@ unsafe fn free<T>(handle: *mut T) {
     if !handle.is_null() {
         // There is nobody to tell of a failure.
         guard(|| {
-            // SAFETY: the caller's.
+            // SAFETY: the caller gives back what `give` made by `Box::into_raw`, once; null has been seen to.
             drop(unsafe { Box::from_raw(handle) });
             Ok(())
         });

@@ -85,7 +85,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_edits(
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
         let edits = unsafe { sized_slice("edits", edits, edits_len) }?;
         let edits: Vec<_> = edits
             .iter()
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_edits(
             .collect();
         Plan::from_edits_at(first_position, rows, &edits).map(pie_rope_plan)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -107,13 +107,13 @@ pub unsafe extern "C" fn pie_rope_plan_from_tokens(
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let old = unsafe { slice("old_tokens", old_tokens, old_len) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let new = unsafe { slice("new_tokens", new_tokens, new_len) }?;
         Plan::from_tokens(old, new).map(pie_rope_plan)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -126,13 +126,13 @@ pub unsafe extern "C" fn pie_rope_plan_from_positions(
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let old = unsafe { slice("old_positions", old_positions, rows) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let new = unsafe { slice("new_positions", new_positions, rows) }?;
         Plan::from_positions(old, new).map(pie_rope_plan)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
         let deltas = unsafe { sized_slice("deltas", deltas, deltas_len) }?;
         let counted: Vec<i32>;
         let old = if positions.is_null() {
@@ -162,13 +162,13 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
             counted = (0..end).collect();
             &counted
         } else {
-            // SAFETY: the caller's.
+            // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
             unsafe { slice("positions", positions, rows) }?
         };
         let new = old.iter().map(|&position| shifted(position, deltas));
         Plan::from_positions(old, &new.collect::<Result<Vec<_>>>()?).map(pie_rope_plan)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -194,11 +194,11 @@ pub unsafe extern "C" fn pie_rope_plan_from_kept(
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let kept = unsafe { slice("kept", kept, kept_len) }?;
         Plan::from_kept(rows, kept).map(pie_rope_plan)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -210,11 +210,11 @@ pub unsafe extern "C" fn pie_rope_plan_then(
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (plan, next) = unsafe { (borrow("plan", plan)?, borrow("next", next)?) };
         plan.0.then(&next.0).map(pie_rope_plan)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -224,9 +224,9 @@ pub unsafe extern "C" fn pie_rope_plan_in_place(
     plan: *const pie_rope_plan,
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
     let make = || Ok(pie_rope_plan(unsafe { borrow("plan", plan) }?.0.in_place()));
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -238,7 +238,7 @@ pub unsafe extern "C" fn pie_rope_plan_rows(
     new_rows: *mut usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
         let plan = unsafe { borrow("plan", plan) }?;
         check_pointer("old_rows", old_rows)?;
         check_pointer("new_rows", new_rows)?;
@@ -258,14 +258,14 @@ pub unsafe extern "C" fn pie_rope_plan_new_spans(
     len: *mut usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
         let plan = unsafe { borrow("plan", plan) }?;
         let all = plan.0.new_spans().iter().map(|span| pie_rope_new_span {
             row: span.row,
             len: span.len,
             position: span.position,
         });
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for `capacity` elements and for `len`; null and alignment are checked in `fill`.
         unsafe { fill("spans", spans, capacity, len, all) }
     })
 }
@@ -280,7 +280,7 @@ pub unsafe extern "C" fn pie_rope_plan_kept(
     len: *mut usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
         let plan = unsafe { borrow("plan", plan) }?;
         let all = plan.0.kept().iter().map(|span| pie_rope_span {
             src: span.src,
@@ -289,7 +289,7 @@ pub unsafe extern "C" fn pie_rope_plan_kept(
             old_position: span.old_position,
             new_position: span.new_position,
         });
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for `capacity` elements and for `len`; null and alignment are checked in `fill`.
         unsafe { fill("spans", spans, capacity, len, all) }
     })
 }
@@ -297,6 +297,6 @@ pub unsafe extern "C" fn pie_rope_plan_kept(
 /// Frees a plan. Null is fine. Rotations made from it live on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_plan_free(plan: *mut pie_rope_plan) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller gives back what `give` gave, once; null is checked in `free`.
     unsafe { free(plan) }
 }

@@ -20,10 +20,10 @@ pub unsafe extern "C" fn pie_rope_rope_from_config_json(
     out: *mut *mut pie_rope_rope,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for a string that ends; null and UTF-8 are checked in `text`.
         ModelRope::from_config_json(unsafe { text("json", json) }?).map(pie_rope_rope)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -36,10 +36,10 @@ pub unsafe extern "C" fn pie_rope_rope_from_config_json_at(
     out: *mut *mut pie_rope_rope,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for a string that ends; null and UTF-8 are checked in `text`.
         ModelRope::from_config_json_at(unsafe { text("json", json) }?, tokens).map(pie_rope_rope)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn pie_rope_rope_from_theta(
             layers,
         )
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -78,11 +78,11 @@ pub unsafe extern "C" fn pie_rope_rope_from_inv_freq(
     out: *mut *mut pie_rope_rope,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let inv_freq = unsafe { slice("inv_freq", inv_freq, pairs) }?;
         uniform(Rope::from_inv_freq(inv_freq)?, pairing, offset, layers)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn pie_rope_rope_layers(
     layers: *mut usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rope`; null and alignment are checked in `borrow`.
         let rope = unsafe { borrow("rope", rope) }?;
         check_pointer("layers", layers)?;
         // SAFETY: checked above; the caller answers for the rest.
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn pie_rope_rope_inv_freq(
     len: *mut usize,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rope`; null and alignment are checked in `borrow`.
         let rope = unsafe { borrow("rope", rope) }?;
         if layer >= rope.0.layers() {
             return refuse(
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn pie_rope_rope_inv_freq(
             );
         }
         let all = rope.0.layer(layer).map_or(&[][..], Rope::inv_freq);
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for `capacity` elements and for `len`; null and alignment are checked in `fill`.
         unsafe { fill("inv_freq", inv_freq, capacity, len, all.iter().copied()) }
     })
 }
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn pie_rope_rope_inv_freq(
 /// Frees a rope. Null is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_rope_free(rope: *mut pie_rope_rope) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller gives back what `give` gave, once; null is checked in `free`.
     unsafe { free(rope) }
 }
 

@@ -16,11 +16,11 @@ pub unsafe extern "C" fn pie_rope_rotations_new(
     out: *mut *mut pie_rope_rotations,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (plan, rope) = unsafe { (borrow("plan", plan)?, borrow("rope", rope)?) };
         Rotations::for_model(&plan.0, &rope.0).map(pie_rope_rotations)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -34,13 +34,13 @@ pub unsafe extern "C" fn pie_rope_rotations_between(
     out: *mut *mut pie_rope_rotations,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
         let plan = unsafe { borrow("plan", plan) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (old, new) = unsafe { (borrow("old_rope", old_rope)?, borrow("new_rope", new_rope)?) };
         Rotations::between(&plan.0, &old.0, &new.0).map(pie_rope_rotations)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -51,9 +51,9 @@ pub unsafe extern "C" fn pie_rope_rotations_update(
     plan: *const pie_rope_plan,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations` and has it alone; null and alignment are checked in `borrow_mut`.
         let rotations = unsafe { borrow_mut("rotations", rotations) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
         rotations.0.update(&unsafe { borrow("plan", plan) }?.0)
     })
 }
@@ -68,14 +68,14 @@ pub unsafe extern "C" fn pie_rope_rotations_select(
     out: *mut *mut pie_rope_rotations,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let layers = unsafe { slice("layers", layers, layers_len) }?;
         let selected = rotations.0.select(layers.iter().copied());
         selected.map(pie_rope_rotations)
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
@@ -87,17 +87,17 @@ pub unsafe extern "C" fn pie_rope_rotations_affected_only(
     out: *mut *mut pie_rope_rotations,
 ) -> i32 {
     let make = || {
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
         Ok(pie_rope_rotations(rotations.0.affected_only()))
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
 /// Frees rotations. Null is fine. A CUDA call that was launched with them does not need them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_rotations_free(rotations: *mut pie_rope_rotations) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller gives back what `give` gave, once; null is checked in `free`.
     unsafe { free(rotations) }
 }

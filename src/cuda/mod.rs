@@ -97,7 +97,7 @@ struct Handle(sys::CUcontext);
 
 // SAFETY: the driver lets every thread use a context.
 unsafe impl Send for Handle {}
-// SAFETY: as above.
+// SAFETY: at the same time, too.
 unsafe impl Sync for Handle {}
 
 impl Cuda {
@@ -117,7 +117,7 @@ impl Cuda {
     /// [`Error::Limit`] if the device is older than compute capability 7.5; [`Error::Device`] and its like as the
     /// driver reports them.
     pub fn new(context: &Arc<CudaContext>) -> Result<Cuda> {
-        // SAFETY: the context lives as long as `owner`.
+        // SAFETY: `owner`, set below, keeps the context alive for as long as this backend is.
         let mut cuda = unsafe { Cuda::on_context(context.cu_ctx()) }?;
         cuda.owner = Some(context.clone());
         Ok(cuda)
@@ -234,7 +234,7 @@ impl Cuda {
             ("layers", layers),
             workspace,
             |layers, workspace| {
-                // SAFETY: as in `rotate`.
+                // SAFETY: as in `rotate`, by `with`.
                 unsafe {
                     self.splice_raw(stream.cu_stream(), rotations, &layout, layers, workspace)
                 }
@@ -265,7 +265,7 @@ impl Cuda {
             workspace,
             |layers, workspace| {
                 let (src, dst) = ((&src_layout, layers), (&dst_layout, layers));
-                // SAFETY: as in `rotate`.
+                // SAFETY: as in `rotate`, by `with`.
                 unsafe { self.copy_raw(stream.cu_stream(), rotations, src, dst, workspace) }
             },
         )
@@ -425,7 +425,7 @@ fn within<T>(context: Handle, call: impl FnOnce() -> Result<T>) -> Result<T> {
     if result::ctx::get_current()? == Some(context.0) {
         return call();
     }
-    // SAFETY: the context is valid: `owner` keeps it so, or the caller of `on_context`.
+    // SAFETY: the context is valid: `owner` keeps it so, or who called `on_context` promised it.
     unsafe { sys::cuCtxPushCurrent_v2(context.0) }.result()?;
     let _pushed = Pushed;
     call()

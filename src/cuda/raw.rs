@@ -49,7 +49,7 @@ impl Cuda {
             false,
         )?;
         let call = rotate(rotations, layout, layers)?;
-        // SAFETY: `check` has passed; the caller answers for memory and stream.
+        // SAFETY: `check::in_place` has held layouts to lengths; memory and stream are what the caller promises above.
         unsafe { self.launch(stream, &call, workspace) }
     }
 
@@ -75,7 +75,7 @@ impl Cuda {
             true,
         )?;
         let call = splice(rotations, layout, layers)?;
-        // SAFETY: as in `rotate_raw`.
+        // SAFETY: `check` has passed, as in `rotate_raw`, whose promises the caller makes.
         unsafe { self.launch(stream, &call, workspace) }
     }
 
@@ -112,7 +112,7 @@ impl Cuda {
             within,
         )?;
         let call = copy(rotations, src, dst)?;
-        // SAFETY: as in `rotate_raw`.
+        // SAFETY: `check` has passed, as in `rotate_raw`, whose promises the caller makes.
         unsafe { self.launch(stream, &call, workspace) }
     }
 
@@ -141,7 +141,7 @@ impl Cuda {
         // Taken out, so that nobody waits for a driver that waits: a second thread meanwhile has one of its own.
         let lock = || self.builder.lock().unwrap_or_else(PoisonError::into_inner);
         let mut builder = std::mem::take(&mut *lock());
-        // SAFETY: passed on.
+        // SAFETY: what the caller of this function promises is what `launch_by` asks.
         let launched = unsafe { self.launch_by(&mut builder, stream, call, workspace) };
         *lock() = builder;
         launched
@@ -173,7 +173,7 @@ impl Cuda {
             let kernel = self.modules.kernel(call.verb, element, small)?;
             if needed > 0 {
                 let upload = self.modules.upload()?;
-                // SAFETY: the workspace is long enough; the caller answers for it.
+                // SAFETY: `check_workspace` has found it long enough; that it is memory is what the caller promises.
                 unsafe { fill(upload, stream, &builder.words, workspace.address) }?;
                 builder.set_workspace(workspace.address);
             }
@@ -353,7 +353,8 @@ unsafe fn fill(upload: Function, stream: sys::CUstream, words: &[u32], address: 
         parameters.extend_from_slice(part);
         parameters.resize(LARGE, 0);
         let blocks = (part.len() as u32).div_ceil(UPLOAD_THREADS);
-        // SAFETY: the kernel takes `LARGE` words by value, and writes `count` words to `to`.
+        // SAFETY: the kernel takes the `LARGE` words there are, and writes `count` of them to `to`, where the caller
+        // promises room for all.
         unsafe { start(upload, stream, [blocks, 1], UPLOAD_THREADS, &mut parameters) }?;
     }
     Ok(())
@@ -371,7 +372,7 @@ unsafe fn start(
     words: &mut [u32],
 ) -> Result<()> {
     let mut parameters = [words.as_mut_ptr().cast::<c_void>()];
-    // SAFETY: passed on.
+    // SAFETY: the caller promises what `launch_kernel` asks; `parameters` is one pointer, to those words.
     unsafe {
         result::launch_kernel(
             kernel.0,
