@@ -3,7 +3,7 @@
 use super::layout::{cache, cache_layout, pie_rope_cache, pie_rope_layout};
 use super::rotations::pie_rope_rotations;
 use super::{borrow, free, give, guard};
-use crate::Cpu;
+use crate::{CacheLayout, Cpu, RawLayer, Result, Rotations};
 
 /// The CPU backend. All verbs check all of their arguments before they write: a refused call has written nothing.
 pub struct pie_rope_cpu(Cpu);
@@ -29,14 +29,8 @@ pub unsafe extern "C" fn pie_rope_cpu_rotate(
     rotations: *const pie_rope_rotations,
     cache: *const pie_rope_cache,
 ) -> i32 {
-    guard(|| {
-        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
-        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
-        // SAFETY: the caller answers for the buffers.
-        unsafe { cpu.0.rotate_raw(&rotations.0, &layout, &layers) }
-    })
+    // SAFETY: the caller keeps the header's rules for all three, the cache's buffers among them.
+    unsafe { in_place(cpu, rotations, cache, Cpu::rotate_raw) }
 }
 
 /// Moves rows inside their buffers and turns keys on the way; safe for moves that overlap.
@@ -46,13 +40,27 @@ pub unsafe extern "C" fn pie_rope_cpu_splice(
     rotations: *const pie_rope_rotations,
     cache: *const pie_rope_cache,
 ) -> i32 {
+    // SAFETY: the caller keeps the header's rules for all three, the cache's buffers among them.
+    unsafe { in_place(cpu, rotations, cache, Cpu::splice_raw) }
+}
+
+/// A verb that works inside its buffers.
+///
+/// # Safety
+/// The header's rules for the three pointers, and those of [`Cpu::rotate_raw`] for the buffers.
+unsafe fn in_place(
+    cpu: *const pie_rope_cpu,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cache,
+    verb: unsafe fn(&Cpu, &Rotations, &CacheLayout<'_>, &[RawLayer]) -> Result<()>,
+) -> i32 {
     guard(|| {
-        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
+        // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache) }?;
-        // SAFETY: the caller answers for the buffers.
-        unsafe { cpu.0.splice_raw(&rotations.0, &layout, &layers) }
+        // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
+        unsafe { verb(&cpu.0, &rotations.0, &layout, &layers) }
     })
 }
 
@@ -65,14 +73,14 @@ pub unsafe extern "C" fn pie_rope_cpu_copy(
     dst: *const pie_rope_cache,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
+        // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (src_layout, src) = unsafe { cache("src", src) }?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
-        // SAFETY: the caller answers for the buffers.
+        // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
     })
 }
@@ -88,14 +96,14 @@ pub unsafe extern "C" fn pie_rope_cpu_copy_within(
     dst_values: *const pie_rope_layout,
 ) -> i32 {
     guard(|| {
-        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
+        // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (src_layout, layers) = unsafe { self::cache("cache", cache) }?;
         // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
         let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
-        // SAFETY: the caller answers for the buffers.
+        // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
     })
 }

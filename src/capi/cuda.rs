@@ -7,7 +7,7 @@ use cudarc::driver::{result, sys};
 use super::layout::{cache_layout, check_buffer, element_type, pie_rope_layout};
 use super::rotations::pie_rope_rotations;
 use super::{SaysItsSize, borrow, check_pointer, free, give, guard, refuse, sized, sized_slice};
-use crate::{CacheLayout, Cuda, CudaRawLayer, CudaWorkspace, Result};
+use crate::{CacheLayout, Cuda, CudaRawLayer, CudaWorkspace, Result, Rotations};
 
 /// The CUDA backend of one context. All verbs check all of their arguments before they launch anything: a refused
 /// call has written nothing.
@@ -133,21 +133,9 @@ pub unsafe extern "C" fn pie_rope_cuda_rotate(
     workspace: u64,
     workspace_len: usize,
 ) -> i32 {
-    guard(|| {
-        // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
-        let cuda = unsafe { borrow("cuda", cuda) }?;
-        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
-        let rotations = unsafe { borrow("rotations", rotations) }?;
-        // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
-        let workspace = space(workspace, workspace_len);
-        let stream: sys::CUstream = stream.cast();
-        // SAFETY: the caller answers for stream, buffers and workspace.
-        unsafe {
-            cuda.0
-                .rotate_raw(stream, &rotations.0, &layout, &layers, workspace)
-        }
-    })
+    let space = space(workspace, workspace_len);
+    // SAFETY: the caller keeps the header's rules for all of them, the cache's buffers among them.
+    unsafe { in_place(cuda, stream, rotations, cache, space, Cuda::rotate_raw) }
 }
 
 /// As `pie_rope_cpu_splice`, launched into `stream`. See `pie_rope_cuda_rotate` for the arguments.
@@ -160,6 +148,33 @@ pub unsafe extern "C" fn pie_rope_cuda_splice(
     workspace: u64,
     workspace_len: usize,
 ) -> i32 {
+    let space = space(workspace, workspace_len);
+    // SAFETY: the caller keeps the header's rules for all of them, the cache's buffers among them.
+    unsafe { in_place(cuda, stream, rotations, cache, space, Cuda::splice_raw) }
+}
+
+/// A verb of the backend that works inside its buffers.
+type InPlace = unsafe fn(
+    &Cuda,
+    sys::CUstream,
+    &Rotations,
+    &CacheLayout<'_>,
+    &[CudaRawLayer],
+    CudaWorkspace,
+) -> Result<()>;
+
+/// Launches one.
+///
+/// # Safety
+/// The header's rules for the pointers, and those of [`Cuda::rotate_raw`] for stream, buffers and workspace.
+unsafe fn in_place(
+    cuda: *const pie_rope_cuda,
+    stream: *mut c_void,
+    rotations: *const pie_rope_rotations,
+    cache: *const pie_rope_cuda_cache,
+    workspace: CudaWorkspace,
+    verb: InPlace,
+) -> i32 {
     guard(|| {
         // SAFETY: the caller keeps the header's rules for `cuda`; null and alignment are checked in `borrow`.
         let cuda = unsafe { borrow("cuda", cuda) }?;
@@ -167,13 +182,9 @@ pub unsafe extern "C" fn pie_rope_cuda_splice(
         let rotations = unsafe { borrow("rotations", rotations) }?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache) }?;
-        let workspace = space(workspace, workspace_len);
         let stream: sys::CUstream = stream.cast();
-        // SAFETY: the caller answers for stream, buffers and workspace.
-        unsafe {
-            cuda.0
-                .splice_raw(stream, &rotations.0, &layout, &layers, workspace)
-        }
+        // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
+        unsafe { verb(&cuda.0, stream, &rotations.0, &layout, &layers, workspace) }
     })
 }
 
@@ -199,7 +210,7 @@ pub unsafe extern "C" fn pie_rope_cuda_copy(
         let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
         let workspace = space(workspace, workspace_len);
-        // SAFETY: the caller answers for stream, buffers and workspace.
+        // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
         unsafe {
             cuda.0
                 .copy_raw(stream.cast(), &rotations.0, src, dst, workspace)
@@ -230,7 +241,7 @@ pub unsafe extern "C" fn pie_rope_cuda_copy_within(
         let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
         let workspace = space(workspace, workspace_len);
-        // SAFETY: the caller answers for stream, buffers and workspace.
+        // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
         unsafe {
             cuda.0
                 .copy_raw(stream.cast(), &rotations.0, src, dst, workspace)

@@ -247,7 +247,8 @@ unsafe fn sized_slice<'a, T: SaysItsSize>(
     len: usize,
 ) -> Result<&'a [T]> {
     if len > 0 {
-        // SAFETY: the caller's. If the first is of this size, so is the array's step.
+        // SAFETY: the caller vouches for the first struct's bytes, as many as it says. If they are this version's, so is
+        // the array's step.
         unsafe { sized(argument, pointer) }?;
     }
     // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.

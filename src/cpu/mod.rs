@@ -323,7 +323,10 @@ impl Cpu {
             .iter()
             .zip(dst.1)
             // Empty slices share an address without sharing memory.
-            .any(|(src, dst)| src.keys == dst.keys && src.keys_len > 0);
+            .any(|(src, dst)| {
+                src.keys == dst.keys && src.keys_len > 0
+                    || src.values == dst.values && !src.values.is_null() && src.values_len > 0
+            });
         check::copy(
             rotations,
             (src.0, &buffers(src.1)),
