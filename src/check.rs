@@ -275,16 +275,35 @@ fn same_lattice(a: &KeyLayout<'_>, b: &KeyLayout<'_>) -> bool {
 
 /// Every block of these rows exists.
 fn valid_blocks(name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
-    for index in logical_blocks(layout, rows) {
-        let block = layout.block(index);
+    each_block(name, layout, rows, |_, _| Ok(()))
+}
+
+/// Hands every block of these rows to `take`, by its place in the sequence and in the layout, where it exists.
+fn each_block(
+    name: &str,
+    layout: &KeyLayout<'_>,
+    rows: Range<usize>,
+    mut take: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<()> {
+    let mut one = |(index, block): (usize, usize)| {
         if block >= layout.blocks.len {
             return Err(Error::Layout(format!(
                 "{name}: block table entry {index} is {block}, there are {} blocks",
                 layout.blocks.len
             )));
         }
+        take(index, block)
+    };
+    let block = layout.rows.len.max(1);
+    let mut blocks = rows.start / block..rows.end.div_ceil(block);
+    match layout.table {
+        // A table may have thousands of entries.
+        Some(table) => {
+            let entries = table[blocks.clone()].iter().map(|&block| block as usize);
+            blocks.zip(entries).try_for_each(one)
+        }
+        None => blocks.try_for_each(|index| one((index, index))),
     }
-    Ok(())
 }
 
 /// Every block of these rows exists and is there once.
@@ -303,13 +322,11 @@ struct Blocks(Vec<u64>);
 impl Blocks {
     /// Every block of these rows exists, and none is claimed twice.
     fn claim(&mut self, name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
-        valid_blocks(name, layout, rows.clone())?;
         if self.0.is_empty() && !rows.is_empty() {
             // Zeroed pages come untouched from the system, so a large pool costs what is used of it.
             self.0 = vec![0; layout.blocks.len.div_ceil(64)];
         }
-        for index in logical_blocks(layout, rows) {
-            let block = layout.block(index);
+        each_block(name, layout, rows, |index, block| {
             let (word, bit) = (block / 64, 1 << (block % 64));
             if self.0[word] & bit != 0 {
                 return Err(Error::Layout(format!(
@@ -317,14 +334,9 @@ impl Blocks {
                 )));
             }
             self.0[word] |= bit;
-        }
-        Ok(())
+            Ok(())
+        })
     }
-}
-
-fn logical_blocks(layout: &KeyLayout<'_>, rows: Range<usize>) -> Range<usize> {
-    let block = layout.rows.len.max(1);
-    rows.start / block..rows.end.div_ceil(block)
 }
 
 /// Spans of a splice in an order in which none overwrites the source of a later one: those that move

@@ -60,12 +60,11 @@ struct Kind {
 pub(super) struct Builder {
     /// A [`Header`], then everything that it points to.
     pub(super) words: Vec<u32>,
+    /// The parameters of an upload.
+    pub(super) upload: Vec<u32>,
     /// Block tables that are among the words: address, length, and where.
-    block_tables: Vec<(*const u32, usize, u32)>,
+    block_tables: Vec<(usize, usize, u32)>,
 }
-
-// SAFETY: the addresses are compared, never followed.
-unsafe impl Send for Builder {}
 
 impl Builder {
     /// How many bytes of workspace the words take; 0 if they fit a launch's parameters.
@@ -225,7 +224,7 @@ impl Builder {
         let block = layout.rows.len;
         let needed = rows.start / block..rows.end.div_ceil(block);
         let part = &table[needed.clone()];
-        let key = (part.as_ptr(), part.len());
+        let key = (part.as_ptr().addr(), part.len());
         let known = self
             .block_tables
             .iter()

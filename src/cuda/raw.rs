@@ -174,7 +174,7 @@ impl Cuda {
             if needed > 0 {
                 let upload = self.modules.upload()?;
                 // SAFETY: `check_workspace` has found it long enough; that it is memory is what the caller promises.
-                unsafe { fill(upload, stream, &builder.words, workspace.address) }?;
+                unsafe { fill(upload, stream, builder, workspace.address) }?;
                 builder.set_workspace(workspace.address);
             }
             let words = if small { SMALL } else { LARGE };
@@ -336,26 +336,32 @@ fn check_workspace(needed: usize, workspace: CudaWorkspace) -> Result<()> {
     Ok(())
 }
 
-/// Fills a workspace with words, by launches that carry them.
+/// Fills a workspace with a builder's words, by launches that carry them.
 ///
 /// # Safety
 /// `address` is valid for as many words; the kernel is `upload`, of the current context, as is the stream.
-unsafe fn fill(upload: Function, stream: sys::CUstream, words: &[u32], address: u64) -> Result<()> {
-    let mut parameters = Vec::with_capacity(LARGE);
+unsafe fn fill(
+    kernel: Function,
+    stream: sys::CUstream,
+    builder: &mut Builder,
+    address: u64,
+) -> Result<()> {
+    let Builder { words, upload, .. } = builder;
+    // What an earlier part leaves behind a shorter one is not looked at.
+    upload.resize(LARGE, 0);
     for (index, part) in words.chunks(UPLOAD).enumerate() {
         let head = Upload {
             to: address + 4 * (index * UPLOAD) as u64,
             count: part.len() as u32,
             unused: 0,
         };
-        parameters.clear();
-        parameters.extend_from_slice(bytemuck::cast_slice(&[head]));
-        parameters.extend_from_slice(part);
-        parameters.resize(LARGE, 0);
+        let (front, rest) = upload.split_at_mut(LARGE - UPLOAD);
+        front.copy_from_slice(bytemuck::cast_slice(&[head]));
+        rest[..part.len()].copy_from_slice(part);
         let blocks = (part.len() as u32).div_ceil(UPLOAD_THREADS);
         // SAFETY: the kernel takes the `LARGE` words there are, and writes `count` of them to `to`, where the caller
         // promises room for all.
-        unsafe { start(upload, stream, [blocks, 1], UPLOAD_THREADS, &mut parameters) }?;
+        unsafe { start(kernel, stream, [blocks, 1], UPLOAD_THREADS, upload) }?;
     }
     Ok(())
 }

@@ -55,17 +55,19 @@ void fill(void* bytes, std::size_t size) {
 
 }  // namespace
 
-CUdeviceptr allocate(CUcontext context, std::size_t size) {
+CUdeviceptr allocate(CUcontext context, std::size_t size, bool dry) {
     void* bytes = nullptr;
     if (posix_memalign(&bytes, ALIGNMENT, size) != 0) {
         return 0;
     }
     Allocation made{context, size, std::unique_ptr<void, Free>(bytes), {}};
-    made.states.reset(static_cast<State*>(std::calloc(size / GRANULE + 1, sizeof(State))));
+    made.states.reset(static_cast<State*>(std::calloc(dry ? 1 : size / GRANULE + 1, sizeof(State))));
     if (!made.states) {
         return 0;
     }
-    fill(bytes, size);
+    if (!dry) {
+        fill(bytes, size);
+    }
     const u64 start = reinterpret_cast<u64>(bytes);
     std::unique_lock guard(lock);
     bytes_used += size;

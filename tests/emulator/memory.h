@@ -10,8 +10,9 @@
 
 namespace emulator::memory {
 
-// New memory, full of random bytes; 0 if there is none left.
-CUdeviceptr allocate(CUcontext context, std::size_t size);
+// New memory, full of random bytes; 0 if there is none left. `dry`: as no kernel is going to touch it, its bytes and
+// its shadow are not touched either, so that it may be larger than this machine's memory.
+CUdeviceptr allocate(CUcontext context, std::size_t size, bool dry);
 // False: nothing begins there.
 bool release(CUcontext context, CUdeviceptr start);
 void release_all(CUcontext context);

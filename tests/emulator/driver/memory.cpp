@@ -30,7 +30,7 @@ CUresult allocate(CUdeviceptr* address, std::size_t size, CUcontext context) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     const bool room = memory::used() <= settings().memory && size <= settings().memory - memory::used();
-    *address = room && !refuse_allocation() ? memory::allocate(context, size) : 0;
+    *address = room && !refuse_allocation() ? memory::allocate(context, size, settings().dry) : 0;
     return *address == 0 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
 
