@@ -175,10 +175,7 @@ DRIVER cuDeviceGetAttribute(int* value, int attribute, CUdevice device) {
 
 DRIVER cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
     std::lock_guard guard(driver().lock);
-    const CUresult result = check_device(driver(), device);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_device(driver(), device));
     Driver::Device& owner = driver().devices[device];
     if (owner.primary == nullptr) {
         owner.primary = driver().contexts.add(Context{device, true});
@@ -190,10 +187,7 @@ DRIVER cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
 
 DRIVER cuDevicePrimaryCtxRelease_v2(CUdevice device) {
     std::lock_guard guard(driver().lock);
-    const CUresult result = check_device(driver(), device);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_device(driver(), device));
     Driver::Device& owner = driver().devices[device];
     if (owner.retained == 0) {
         return CUDA_ERROR_INVALID_CONTEXT;
@@ -322,10 +316,7 @@ DRIVER cuCtxSynchronize() {
     std::lock_guard guard(driver().lock);
     CUcontext handle;
     Context* context;
-    const CUresult result = check_current(driver(), handle, context);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_current(driver(), handle, context));
     counters().synchronisations++;
     return refuse_in_capture(driver());
 }

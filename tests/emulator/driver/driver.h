@@ -18,6 +18,12 @@
 #include "../cuda.h"
 #include "../launch.h"
 
+// Returns what a call refuses with, if it does.
+#define TRY(call)                                                  \
+    if (const CUresult tried = (call); tried != CUDA_SUCCESS) {    \
+        return tried;                                              \
+    }
+
 namespace emulator {
 
 constexpr u32 MOST_THREADS = 1024;

@@ -40,15 +40,9 @@ CUresult copy(CUstream stream, bool waits, Side to_side, u64 to, Side from_side,
     std::unique_lock lock(driver().lock);
     CUcontext handle;
     Context* context;
-    CUresult result = check_current(driver(), handle, context);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_current(driver(), handle, context));
     if (waits) {
-        result = refuse_in_capture(driver());
-        if (result != CUDA_SUCCESS) {
-            return result;
-        }
+        TRY(refuse_in_capture(driver()));
     }
     if (bytes == 0) {
         return CUDA_SUCCESS;
@@ -73,15 +67,9 @@ CUresult set(CUstream stream, bool waits, CUdeviceptr to, u32 value, u32 value_b
     std::unique_lock lock(driver().lock);
     CUcontext handle;
     Context* context;
-    CUresult result = check_current(driver(), handle, context);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_current(driver(), handle, context));
     if (waits) {
-        result = refuse_in_capture(driver());
-        if (result != CUDA_SUCCESS) {
-            return result;
-        }
+        TRY(refuse_in_capture(driver()));
     }
     const std::size_t bytes = count * value_bytes;
     if (bytes == 0) {

@@ -174,10 +174,7 @@ DRIVER cuModuleGetFunction(CUfunction* function, CUmodule module, const char* na
     std::lock_guard guard(driver().lock);
     CUcontext handle;
     Context* context;
-    const CUresult result = check_current(driver(), handle, context);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_current(driver(), handle, context));
     Module* found = driver().modules.find(module);
     if (found == nullptr) {
         return CUDA_ERROR_INVALID_HANDLE;

@@ -127,10 +127,7 @@ CUresult submit(std::unique_lock<std::mutex> lock, CUstream stream, Work work) {
     CUcontext handle;
     Context* context;
     Stream* found;
-    const CUresult result = check_stream(stream, handle, context, found);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_stream(stream, handle, context, found));
     if (found != nullptr && found->capture) {
         if (found->capture->invalid) {
             return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
@@ -153,10 +150,7 @@ DRIVER cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, uns
     std::unique_lock lock(driver().lock);
     CUcontext handle;
     Context* context;
-    const CUresult result = check_current(driver(), handle, context);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_current(driver(), handle, context));
     const Function* found = driver().functions.find(function);
     if (found == nullptr) {
         return CUDA_ERROR_INVALID_HANDLE;
@@ -211,10 +205,7 @@ DRIVER cuLaunchHostFunc(CUstream stream, void (*function)(void*), void* data) {
         CUcontext handle;
         Context* context;
         Stream* found;
-        const CUresult result = check_stream(stream, handle, context, found);
-        if (result != CUDA_SUCCESS) {
-            return result;
-        }
+        TRY(check_stream(stream, handle, context, found));
         if (found != nullptr && found->capture) {
             return CUDA_ERROR_NOT_SUPPORTED;
         }
@@ -246,10 +237,7 @@ static CUresult wait_for(CUstream stream) {
     CUcontext handle;
     Context* context;
     Stream* found;
-    const CUresult result = check_stream(stream, handle, context, found);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_stream(stream, handle, context, found));
     if (found != nullptr && found->capture) {
         found->capture->invalid = true;
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -280,10 +268,7 @@ DRIVER cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
     CUcontext handle;
     Context* context;
     Stream* found;
-    CUresult result = check_stream(stream, handle, context, found);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_stream(stream, handle, context, found));
     const Event* awaited = driver().events.find(event);
     if (awaited == nullptr) {
         return CUDA_ERROR_INVALID_HANDLE;
@@ -312,10 +297,7 @@ DRIVER cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode) {
     CUcontext handle;
     Context* context;
     Stream* found;
-    const CUresult result = check_stream(stream, handle, context, found);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_stream(stream, handle, context, found));
     if (found == nullptr) {
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     }
@@ -334,10 +316,7 @@ DRIVER cuStreamEndCapture(CUstream stream, CUgraph* graph) {
     CUcontext handle;
     Context* context;
     Stream* found;
-    const CUresult result = check_stream(stream, handle, context, found);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_stream(stream, handle, context, found));
     *graph = nullptr;
     if (found == nullptr || !found->capture) {
         return CUDA_ERROR_INVALID_VALUE;
@@ -408,10 +387,7 @@ DRIVER cuGraphLaunch(CUgraphExec exec, CUstream stream) {
     CUcontext handle;
     Context* context;
     Stream* found;
-    const CUresult result = check_stream(stream, handle, context, found);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_stream(stream, handle, context, found));
     const GraphExec* graph = driver().execs.find(exec);
     if (graph == nullptr) {
         return CUDA_ERROR_INVALID_HANDLE;
@@ -464,15 +440,9 @@ DRIVER cuEventRecord(CUevent event, CUstream stream) {
     CUcontext handle;
     Context* context;
     Stream* found;
-    CUresult result = check_stream(stream, handle, context, found);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_stream(stream, handle, context, found));
     Event* recorded;
-    result = check_event(event, handle, recorded);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
+    TRY(check_event(event, handle, recorded));
     recorded->captured = found != nullptr && found->capture;
     if (recorded->captured) {
         recorded->capture = found->capture;
