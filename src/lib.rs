@@ -12,14 +12,15 @@
 //! # In one line
 //!
 //! ```text
-//! Rope + Edits → Plan → Rotations → Cpu → keys, in place
+//! Rope + Edits → Plan → Rotations → { Cpu | Cuda | Wgpu } → keys, in place
 //! ```
 //!
 //! - [`Rope`] / [`ModelRope`]: what the model's rotary encoding is; read from its `config.json`.
 //! - [`Edit`] → [`Plan`]: which cached rows survive, where they go, and which tokens are to be encoded.
 //! - [`Rotations`]: one (cos, sin) row per distinct delta, its angles composed in f64.
 //! - [`KeyLayout`] / [`CacheLayout`]: where rows lie; every unquantised cache layout in use.
-//! - [`Cpu`]: the verbs [`rotate`](Cpu::rotate), [`splice`](Cpu::splice) and [`copy`](Cpu::copy).
+//! - [`Cpu`]: the verbs [`rotate`](Cpu::rotate), [`splice`](Cpu::splice) and [`copy`](Cpu::copy); `Cuda` and `Wgpu`,
+//!   with the features of these names, have the same.
 //! - [`oracle`]: the definition in f64, which every backend is tested against.
 //!
 //! # Example
