@@ -1,0 +1,290 @@
+//! A cache as Python hands it over: a tensor for each layer's keys, and one for its values, all of one shape.
+
+use pie_rope::{Axis, ElementType, KeyLayout, Strides};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+use crate::dlpack::{Borrowed, Device, device};
+
+/// The keys, or the values, of every layer.
+pub(crate) struct Tensors<'py> {
+    name: &'static str,
+    layers: Vec<Borrowed<'py>>,
+    pub(crate) layout: KeyLayout<'static>,
+}
+
+impl<'py> Tensors<'py> {
+    /// Borrows tensors that lie as `layout` names. A layer alone may be given without a list.
+    pub(crate) fn borrow(
+        name: &'static str,
+        given: &Bound<'py, PyAny>,
+        layout: &str,
+        writes: bool,
+        stream: Option<i64>,
+    ) -> PyResult<Self> {
+        let given = layers(given)?;
+        let one = |(index, tensor)| {
+            let name = if given.len() > 1 {
+                format!("{name}[{index}]")
+            } else {
+                name.to_owned()
+            };
+            let borrowed = Borrowed::new(&name, tensor, writes, stream)?;
+            let element = borrowed.element(&name)?;
+            PyResult::Ok((name, borrowed, element))
+        };
+        let mut tensors = given.iter().enumerate().map(one);
+        let Some((first_name, first, element)) = tensors.next().transpose()? else {
+            return Err(PyValueError::new_err(format!(
+                "{name}: there are no layers"
+            )));
+        };
+        let described = describe(&first_name, &first, element, layout)?;
+        let mut layers = vec![first];
+        for tensor in tensors {
+            let (name, tensor, its_element) = tensor?;
+            let first = &layers[0];
+            let alike = (its_element, tensor.device, &tensor.shape)
+                == (element, first.device, &first.shape)
+                && describe(&name, &tensor, its_element, layout)? == described;
+            if !alike {
+                return Err(PyValueError::new_err(format!(
+                    "{name}: it differs from {first_name} in type, device, shape or strides, and a call is for layers \
+                     that lie alike: {its_element} {:?} by {:?}, {element} {:?} by {:?}",
+                    tensor.shape, tensor.strides, first.shape, first.strides
+                )));
+            }
+            layers.push(tensor);
+        }
+        Ok(Tensors {
+            name,
+            layers,
+            layout: described,
+        })
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.layers[0].device
+    }
+
+    pub(crate) fn element(&self) -> ElementType {
+        self.layout.element()
+    }
+
+    /// Address and length in elements of every layer.
+    pub(crate) fn buffers(&self) -> impl ExactSizeIterator<Item = (usize, usize)> {
+        self.layers
+            .iter()
+            .map(|tensor| (tensor.address, tensor.reach()))
+    }
+
+    fn layer_name(&self, index: usize) -> String {
+        if self.layers.len() > 1 {
+            format!("{}[{index}]", self.name)
+        } else {
+            self.name.to_owned()
+        }
+    }
+}
+
+/// The tensors of a list or tuple, or a tensor by itself.
+pub(crate) fn layers<'py>(given: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    if given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
+        given.try_iter()?.collect()
+    } else {
+        Ok(vec![given.clone()])
+    }
+}
+
+/// The device of the first layer, before anything is borrowed.
+pub(crate) fn device_of(name: &str, given: &Bound<'_, PyAny>) -> PyResult<Device> {
+    match layers(given)?.first() {
+        Some(tensor) => device(name, tensor),
+        None => Err(PyValueError::new_err(format!(
+            "{name}: there are no layers"
+        ))),
+    }
+}
+
+/// A tensor as a layout, by the name of its axes' order.
+fn describe(
+    name: &str,
+    tensor: &Borrowed<'_>,
+    element: ElementType,
+    layout: &str,
+) -> PyResult<KeyLayout<'static>> {
+    let axes: Vec<Axis> = tensor
+        .shape
+        .iter()
+        .zip(&tensor.strides)
+        .map(|(&len, &stride)| Axis::new(len, stride))
+        .collect();
+    let one = Axis::new(1, 0);
+    let [batch, blocks, rows, heads, packs, dim] = match (layout, axes[..].as_ref()) {
+        ("bhsd", &[b, h, s, d]) => [b, one, s, h, one, d],
+        ("bshd", &[b, s, h, d]) => [b, one, s, h, one, d],
+        // A slot is a page of one row.
+        ("slots", &[s, h, d]) => [one, s, one, h, one, d],
+        ("nhd", &[n, s, h, d]) => [one, n, s, h, one, d],
+        ("hnd", &[n, h, s, d]) => [one, n, s, h, one, d],
+        ("x_packed", &[n, h, p, s, x]) => [one, n, s, h, p, x],
+        ("x_packed", &[n, h, d, s]) => [one, n, s, h, d, Axis::new(1, 1)],
+        ("bhsd" | "bshd" | "slots" | "nhd" | "hnd" | "x_packed", _) => {
+            return Err(PyValueError::new_err(format!(
+                "{name}: layout `{layout}` is for tensors {}; this one is {:?}",
+                shape_of(layout),
+                tensor.shape
+            )));
+        }
+        (other, _) => {
+            return Err(PyValueError::new_err(format!(
+                "layout: there is no `{other}`, only `bhsd`, `bshd`, `slots`, `nhd`, `hnd` and `x_packed`"
+            )));
+        }
+    };
+    let (packs, pack) = if dim.stride == 1 || dim.len <= 1 {
+        (packs, dim.len)
+    } else if packs.len == 1 {
+        // Dimensions that lie apart are packs of one.
+        (dim, 1)
+    } else {
+        return Err(PyValueError::new_err(format!(
+            "{name}: the last axis of an x-packed tensor must be contiguous"
+        )));
+    };
+    Ok(KeyLayout::strided(
+        element,
+        Strides {
+            offset: 0,
+            batch,
+            blocks,
+            rows,
+            heads,
+            packs,
+            pack,
+        },
+    ))
+}
+
+fn shape_of(layout: &str) -> &'static str {
+    match layout {
+        "bhsd" => "[batch, heads, seq, dim]",
+        "bshd" => "[batch, seq, heads, dim]",
+        "slots" => "[slots, heads, dim]",
+        "nhd" => "[blocks, block, heads, dim]",
+        "hnd" => "[blocks, heads, block, dim]",
+        _ => "[blocks, heads, dim / x, block, x], or [blocks, heads, dim, block]",
+    }
+}
+
+/// Refuses tensors of which two share an element, `written` among themselves and with those `read`. Interleaved views
+/// of one allocation share none. A layer that is copied inside itself may be in both lists, at equal places: the verb
+/// checks it.
+pub(crate) fn check_apart(written: &[&Tensors<'_>], read: &[&Tensors<'_>]) -> PyResult<()> {
+    let all = |tensors: &[&Tensors<'_>], writes| {
+        let mut views = Vec::new();
+        for (part, tensors) in tensors.iter().enumerate() {
+            for (layer, (tensor, (address, len))) in
+                tensors.layers.iter().zip(tensors.buffers()).enumerate()
+            {
+                let end = address + len * tensors.element().size();
+                let view = View {
+                    address,
+                    end,
+                    layout: tensors.layout,
+                    strides: tensor.strides.clone(),
+                    shape: tensor.shape.clone(),
+                    name: tensors.layer_name(layer),
+                    place: (part, layer),
+                    writes,
+                };
+                views.push(view);
+            }
+        }
+        views
+    };
+    let mut views = all(written, true);
+    views.extend(all(read, false));
+    views.retain(|view| view.address < view.end);
+    views.sort_by_key(|view| view.address);
+    for (index, first) in views.iter().enumerate() {
+        for second in views[index + 1..]
+            .iter()
+            .take_while(|second| second.address < first.end)
+        {
+            let same = first.address == second.address
+                && first.place == second.place
+                && first.writes != second.writes;
+            let harmless = !first.writes && !second.writes || same;
+            if !harmless && !first.is_beside(second) {
+                let (first, second) = (&first.name, &second.name);
+                return Err(PyValueError::new_err(format!(
+                    "{first} and {second} share memory"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A tensor among others.
+struct View {
+    address: usize,
+    end: usize,
+    layout: KeyLayout<'static>,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    name: String,
+    /// Which of the arguments it is in, and which layer it is there.
+    place: (usize, usize),
+    writes: bool,
+}
+
+impl View {
+    /// Whether `second`, which begins inside this view, is the same view some elements further on, and none of its
+    /// elements is one of this view's: both together are then the view with an axis of two more.
+    fn is_beside(&self, second: &View) -> bool {
+        let size = self.layout.element().size();
+        let gap = second.address - self.address;
+        if (self.layout.element(), &self.shape, &self.strides)
+            != (second.layout.element(), &second.shape, &second.strides)
+            || !gap.is_multiple_of(size)
+        {
+            return false;
+        }
+        // At most five axes are a tensor's own, so one is free; an innermost axis that is contiguous is the pack.
+        let axes = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .map(|(&len, &stride)| Axis::new(len, stride));
+        let mut axes: Vec<Axis> = axes.collect();
+        let pack = if axes.last().is_some_and(|axis| axis.stride == 1) {
+            axes.pop().map_or(1, |axis| axis.len)
+        } else {
+            1
+        };
+        axes.resize(5, Axis::new(1, 0));
+        let [batch, rows, heads, packs, fifth] = axes[..] else {
+            return false;
+        };
+        // Five axes and none contiguous: no layout is like this.
+        if fifth.len > 1 {
+            return false;
+        }
+        let blocks = Axis::new(2, gap / size);
+        let both = Strides {
+            offset: 0,
+            batch,
+            blocks,
+            rows,
+            heads,
+            packs,
+            pack,
+        };
+        KeyLayout::strided(self.layout.element(), both)
+            .check(usize::MAX)
+            .is_ok()
+    }
+}
