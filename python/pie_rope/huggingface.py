@@ -1,0 +1,241 @@
+"""Edits of the caches of Hugging Face transformers.
+
+    spans = edit_cache(cache, model.config, [Edit.insert(120, 3)])
+    output = encode_spans(model, cache, new_tokens, spans)
+
+After the first line every cached row is where the edited sequence has it, its keys turned; after the second the rows of
+the new tokens are filled in as well, and ``output.logits[:, -1]`` predicts what follows.
+"""
+
+import inspect
+
+import torch
+from transformers import cache_utils
+
+from ._native import ModelRope, NewSpan, Plan, Rotations, copy, splice
+
+__all__ = ["edit_cache", "encode_spans", "model_rope"]
+
+
+def edit_cache(cache, config, edits) -> list[NewSpan]:
+    """Moves and turns the rows of a ``DynamicCache`` or ``StaticCache`` as an edit of its tokens asks for.
+
+    ``config`` is the model's configuration. ``edits`` is a list of :class:`Edit`, or a :class:`Plan`, such as
+    ``Plan.from_tokens(old_tokens, new_tokens)``. The cache must hold row ``i`` of token ``i`` at position ``i``: one
+    sequence, or a batch without padding whose sequences are edited alike.
+
+    Returns the spans to encode, with their positions; their rows are there, but hold nothing yet: let
+    :func:`encode_spans` fill them before the cache is used.
+
+    A static cache is edited in its own memory. So is a dynamic one if it does not grow; if it does, its layers get new
+    tensors, as they do with each token that is generated.
+
+    A cache that is refused is as it was: ``ValueError`` if the edits do not fit it, if it has lost rows (a window that
+    slid), or if a layer is of a kind that holds no rows of keys (recurrent, quantised).
+    """
+    if not isinstance(cache, cache_utils.Cache):
+        raise TypeError(f"cache: it must be a Cache of transformers, not {type(cache).__name__}")
+    layers = _attention_layers(cache)
+    if not layers:
+        raise ValueError("cache: it holds no rows yet")
+    rows = {_rows(layer) for _, layer in layers}
+    if len(rows) > 1:
+        raise ValueError(f"cache: its layers hold different numbers of rows: {sorted(rows)}")
+    plan = edits if isinstance(edits, Plan) else Plan.from_edits(next(iter(rows)), list(edits))
+    if plan.old_rows not in rows:
+        raise ValueError(f"edits: the plan is for {plan.old_rows} rows, the cache holds {rows.pop()}")
+    old, new = (model_rope(config, tokens) for tokens in (plan.old_rows, plan.new_rows))
+    if max(index for index, _ in layers) >= old.layers:
+        raise ValueError(f"config: it has {old.layers} layers, the cache {len(cache.layers)}")
+    for index, layer in layers:
+        _check(index, layer, plan)
+
+    # Everything is checked and made before the first row moves.
+    calls = [_Call(config, plan, (old, new), group) for group in _alike(layers)]
+    for call in calls:
+        call.run(plan)
+    for _, layer in layers:
+        _set_rows(layer, plan.new_rows)
+    return plan.new_spans
+
+
+@torch.no_grad()
+def encode_spans(model, cache, tokens, spans, **kwargs):
+    """Fills the rows that :func:`edit_cache` opened, and returns the model's output for the last of the tokens.
+
+    ``tokens`` are those of the whole edited sequence, ``[batch, rows]``. Each span is one forward pass of ``model``,
+    which attends to the rows before it, edited ones included; if the last token is none of the new ones, one more pass
+    encodes it again, for its logits. ``kwargs`` go to the model.
+    """
+    tokens = torch.as_tensor(tokens, device=model.device)
+    tokens = tokens.unsqueeze(0) if tokens.ndim == 1 else tokens
+    layers = _attention_layers(cache)
+    rows = {_rows(layer) for _, layer in layers}
+    if rows != {tokens.shape[-1]}:
+        raise ValueError(f"tokens: there are {tokens.shape[-1]}, but the cache has {sorted(rows)} rows")
+    forward = inspect.signature(model.forward).parameters
+    argument = "cache" if "cache" in forward else "past_key_values"
+    last = tokens.shape[-1] - 1
+    ranges = [(span.row, span.row + span.len, span.position) for span in spans]
+    if not ranges or ranges[-1][1] <= last:
+        ranges.append((last, last + 1, last))
+    output = None
+    for start, stop, position in ranges:
+        _check_frequencies(model.config, stop, tokens.shape[-1])
+        view = cache_utils.Cache(layers=[_until(layer, start) for layer in cache.layers])
+        positions = torch.arange(position, position + stop - start, device=tokens.device).unsqueeze(0)
+        output = model(
+            input_ids=tokens[:, start:stop], position_ids=positions, use_cache=True, **{argument: view}, **kwargs
+        )
+    return output
+
+
+def model_rope(config, tokens: int = 0) -> ModelRope:
+    """The ropes of a transformers configuration, of its text part, for sequences of ``tokens`` tokens."""
+    if isinstance(config, ModelRope):
+        return config
+    return ModelRope.from_config(_text(config), tokens)
+
+
+def _text(config):
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def _entry(config, name):
+    config = _text(config)
+    return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+
+
+def _attention_layers(cache):
+    """The layers that hold rows, with their indices. Some hold none: they use the rows of another."""
+    dynamic, static = cache_utils.DynamicLayer, cache_utils.StaticLayer
+    sliding = cache_utils.DynamicSlidingWindowLayer, cache_utils.StaticSlidingWindowLayer
+    layers = []
+    for index, layer in enumerate(cache.layers):
+        if type(layer).__name__ == "DummyLayer" or not getattr(layer, "is_initialized", True):
+            continue
+        if type(layer) not in (dynamic, static, *sliding):
+            raise ValueError(f"cache: layer {index} is a {type(layer).__name__}, which holds no rows that can be edited")
+        layers.append((index, layer))
+    return layers
+
+
+def _rows(layer) -> int:
+    return int(layer.get_seq_length())
+
+
+def _check(index, layer, plan):
+    """Whether the rows of a layer are all there, and will be."""
+    window = getattr(layer, "sliding_window", None) if layer.is_sliding else None
+    if window is not None and max(plan.old_rows, plan.new_rows) >= window:
+        raise ValueError(
+            f"cache: layer {index} keeps a window of {window} rows and loses those before it, so {plan.old_rows} rows"
+            f" cannot become {plan.new_rows}; a `DynamicCache()` that is made without a configuration keeps them all"
+        )
+    if hasattr(layer, "max_cache_len") and plan.new_rows > layer.max_cache_len:
+        raise ValueError(
+            f"edits: {plan.new_rows} rows are more than the {layer.max_cache_len} that layer {index} of the cache has"
+        )
+
+
+def _set_rows(layer, rows: int):
+    if hasattr(layer, "max_cache_len"):
+        layer.cumulative_length.fill_(rows)
+        return
+    layer.keys, layer.values = layer.keys[:, :, :rows], layer.values[:, :, :rows]
+    if layer.is_sliding:
+        layer.cumulative_length = rows
+
+
+def _alike(layers):
+    """The layers, grouped by how they lie: one call is for layers that lie alike."""
+    groups = {}
+    for index, layer in layers:
+        key = tuple((part.shape, part.stride(), part.dtype, part.device) for part in (layer.keys, layer.values))
+        groups.setdefault(key, []).append((index, layer))
+    return groups.values()
+
+
+class _Call:
+    """The edit of some layers that lie alike."""
+
+    def __init__(self, config, plan, ropes, group):
+        self.layers = [layer for _, layer in group]
+        # Which of a layer's tensors holds what turns.
+        self.turned, self.moved = "keys", "values"
+        widths = [getattr(self.layers[0], name).shape[-1] for name in ("keys", "values")]
+        rank, rotary = _entry(config, "kv_lora_rank"), _entry(config, "qk_rope_head_dim")
+        if rank is not None:
+            # A latent attention. Its rotated part, in halves, is kept by itself, beside the latent rows or (before
+            # transformers 5.20 or so) behind the other part of every head's key.
+            if widths == [rank, rotary]:
+                self.turned, self.moved = "values", "keys"
+                widths.reverse()
+            ropes = [rope.stored(offset=widths[0] - rotary, pairing="half-split") for rope in ropes]
+        for index, _ in group:
+            rope = ropes[1].layer(index)
+            if rope is not None and rope.offset + rope.rotary_dim > widths[0]:
+                raise ValueError(
+                    f"config: its rope turns dimensions {rope.offset} to {rope.offset + rope.rotary_dim} of layer"
+                    f" {index}, whose keys have {widths[0]}"
+                )
+        self.rotations = Rotations.between(plan, *ropes).select([index for index, _ in group])
+        self.grown = None
+        if plan.new_rows > self.layers[0].keys.shape[-2]:
+            self.grown = [[_longer(tensor, plan) for tensor in tensors] for tensors in self.tensors()]
+
+    def tensors(self):
+        return [[getattr(layer, part) for layer in self.layers] for part in (self.turned, self.moved)]
+
+    def run(self, plan):
+        keys, values = self.tensors()
+        if self.grown is None:
+            splice(self.rotations, keys, values)
+            return
+        new_keys, new_values = self.grown
+        copy(self.rotations, keys, new_keys, values, new_values)
+        for layer, key, value in zip(self.layers, new_keys, new_values, strict=True):
+            setattr(layer, self.turned, key)
+            setattr(layer, self.moved, value)
+
+
+def _longer(tensor, plan):
+    """A tensor for the rows after the edit: those that are to be encoded are zero."""
+    longer = tensor.new_empty((*tensor.shape[:2], plan.new_rows, tensor.shape[-1]))
+    for span in plan.new_spans:
+        longer[:, :, span.rows] = 0
+    return longer
+
+
+def _check_frequencies(config, stop: int, rows: int):
+    """A forward pass takes the frequencies for the positions that it sees: they must be those of the whole."""
+    if model_rope(config, stop) != model_rope(config, rows):
+        raise ValueError(
+            f"spans: a pass that ends at position {stop} would take other frequencies than the {rows} rows of the cache"
+            " have (LongRoPE, dynamic NTK)"
+        )
+
+
+def _until(layer, rows: int):
+    """A layer of the first ``rows`` rows of another, which writes those that follow into the other's memory."""
+    if not getattr(layer, "is_initialized", True) or not hasattr(layer, "keys"):
+        return layer
+    return _Prefix(layer, rows)
+
+
+class _Prefix(cache_utils.DynamicLayer):
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.keys, self.values, self.rows = layer.keys, layer.values, rows
+        self.dtype, self.device = layer.keys.dtype, layer.keys.device
+        self.is_initialized = True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        start, self.rows = self.rows, self.rows + key_states.shape[-2]
+        self.keys[:, :, start : self.rows] = key_states
+        self.values[:, :, start : self.rows] = value_states
+        return self.keys[:, :, : self.rows], self.values[:, :, : self.rows]
+
+    def get_seq_length(self):
+        return self.rows
+
