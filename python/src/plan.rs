@@ -2,7 +2,6 @@
 
 use pie_rope as core;
 use pyo3::prelude::*;
-use pyo3::types::PySlice;
 
 use crate::errors::raise;
 use crate::numbers::integers_as;
@@ -131,8 +130,8 @@ pub(crate) struct NewSpan {
 impl NewSpan {
     /// The rows as a slice: ``new_tokens[span.rows]`` are the tokens to encode.
     #[getter]
-    fn rows<'py>(&self, py: Python<'py>) -> Bound<'py, PySlice> {
-        PySlice::new(py, self.row as isize, (self.row + self.len) as isize, 1)
+    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("builtins")?.getattr("slice")?.call1((self.row, self.row + self.len))
     }
 
     /// The positions as a range: ``torch.tensor([*span.positions])`` are the ``position_ids``.

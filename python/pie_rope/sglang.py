@@ -1,0 +1,71 @@
+"""Edits of SGLang's token pools.
+
+A layer's ``k_buffer`` and ``v_buffer`` are ``[slots, heads, dim]``, one token a slot; latent attention (MLA) has one
+``kv_buffer``, ``[slots, 1, 512 + 64]``, and no values. Row ``r`` of a request is in slot ``slots[r]``: its row of
+``req_to_token``, as far as it is in use.
+
+Slots that other requests share (the radix cache) must not be edited in place: :func:`copy` brings the rows to slots of
+the request's own instead.
+"""
+
+from . import _native
+from ._native import Plan, Rotations
+
+__all__ = ["copy", "edited_slots", "rotate", "splice"]
+
+
+def rotate(k_buffers, slots, rotations: Rotations, *, stream=None, workspace=None) -> None:
+    """Turns the keys of one request where they are, in every layer: nothing moves, as a token may be in any slot.
+
+    ``slots`` are those before the edit; :func:`edited_slots` gives those after it. This is the cheapest edit there is,
+    for pools whose pages are one token (SGLang's default).
+    """
+    _native.rotate(rotations, k_buffers, layout="slots", block_table=slots, stream=stream, workspace=workspace)
+
+
+def edited_slots(slots, plan: Plan, free) -> list[int]:
+    """The slots of the edited request, after :func:`rotate`: those of the rows that survive, and for each row to be
+    encoded the next of ``free``. Slots of ``slots`` that are not among them are the engine's to free.
+    """
+    slots, free = ([*(some.tolist() if hasattr(some, "tolist") else some)] for some in (slots, free))
+    needed = sum(span.len for span in plan.new_spans)
+    if len(free) < needed:
+        raise ValueError(f"free: the edit opens {needed} rows, there are {len(free)} slots")
+    if len(slots) < plan.old_rows:
+        raise ValueError(f"slots: the plan is for {plan.old_rows} rows, there are {len(slots)} slots")
+    edited = [0] * plan.new_rows
+    for span in plan.kept:
+        edited[span.dst : span.dst + span.len] = slots[span.src : span.src + span.len]
+    free = iter(free)
+    for span in plan.new_spans:
+        edited[span.rows] = [next(free) for _ in range(span.len)]
+    return edited
+
+
+def splice(k_buffers, v_buffers, slots, rotations: Rotations, *, stream=None, workspace=None) -> None:
+    """Moves the rows of one request among its slots, in every layer, and turns keys on the way: for pools whose pages
+    hold several tokens, where a request's slots must stay in order.
+
+    ``slots`` must be as many as the longer of the old and the new sequence. ``v_buffers`` is ``None`` for latent rows.
+    """
+    _native.splice(
+        rotations, k_buffers, v_buffers, layout="slots", block_table=slots, stream=stream, workspace=workspace
+    )
+
+
+def copy(k_buffers, v_buffers, slots, new_slots, rotations: Rotations, *, stream=None, workspace=None) -> None:
+    """Copies the rows that the edit touches from ``slots`` to ``new_slots``, in every layer, and turns keys on the way.
+    Rows before the first edit may stay shared: they are not copied.
+    """
+    _native.copy(
+        rotations.affected_only(),
+        k_buffers,
+        k_buffers,
+        v_buffers,
+        v_buffers,
+        layout="slots",
+        block_table=slots,
+        dst_block_table=new_slots,
+        stream=stream,
+        workspace=workspace,
+    )

@@ -1,0 +1,97 @@
+"""Edits of vLLM's paged caches.
+
+A layer's ``kv_cache`` is, by attention backend:
+
+- ``[2, blocks, block_size, heads, head_size]`` (FlashAttention);
+- ``[blocks, 2, block_size, heads, head_size]`` (FlashInfer, Triton), in memory also with heads before rows: vLLM then
+  hands out a permuted view of the same shape, and strides are all that matters here;
+- ``[blocks, block_size, head_size]`` for latent attention (MLA): 512 + 64 in DeepSeek-V3, no values;
+- a pair ``(keys, values)``, each ``[blocks, block_size, heads, head_size]``, for any other backend that keeps both apart.
+
+Row ``r`` of a request is in block ``block_table[r // block_size]``: the request's row of vLLM's block table, a list or a
+tensor (of one on a GPU, the copy to the host is waited for; vLLM has its own there, too). Padding behind the blocks in
+use may stay.
+
+Blocks that other requests share (prefix caching) must not be edited in place: :func:`copy` brings the rows to blocks of
+the request's own instead.
+"""
+
+from . import _native
+from ._native import Rotations
+
+__all__ = ["copy", "slot_mapping", "splice"]
+
+
+def splice(kv_caches, block_table, rotations: Rotations, *, kv_dim=None, stream=None, workspace=None) -> None:
+    """Moves the rows of one request inside its blocks, in every layer, and turns keys on the way.
+
+    ``block_table`` must have blocks for the longer of the old and the new sequence: allocate before an insertion, free
+    after a deletion. ``kv_dim`` is the axis of keys and values, 0 or 1, for a cache of two blocks whose shape does not
+    tell.
+    """
+    keys, values = _keys_and_values(kv_caches, kv_dim)
+    _native.splice(
+        rotations, keys, values, layout="nhd", block_table=block_table, stream=stream, workspace=workspace
+    )
+
+
+def copy(
+    kv_caches, block_table, new_block_table, rotations: Rotations, *, kv_dim=None, stream=None, workspace=None
+) -> None:
+    """Copies the rows of one request to the blocks of ``new_block_table``, in every layer, and turns keys on the way.
+
+    Leading blocks that both tables have, of rows that the edit does not touch, stay shared: their rows are not copied.
+    """
+    keys, values = _keys_and_values(kv_caches, kv_dim)
+    _native.copy(
+        rotations.affected_only(),
+        keys,
+        keys,
+        values,
+        values,
+        layout="nhd",
+        block_table=block_table,
+        dst_block_table=new_block_table,
+        stream=stream,
+        workspace=workspace,
+    )
+
+
+def slot_mapping(block_table, block_size: int, spans) -> list[int]:
+    """The slots of the rows that a plan opens (``plan.new_spans``), as vLLM's ``slot_mapping`` counts them: where the
+    engine's own kernels write the keys and values that it encodes."""
+    table = block_table.tolist() if hasattr(block_table, "tolist") else list(block_table)
+    rows = (row for span in spans for row in range(span.row, span.row + span.len))
+    return [table[row // block_size] * block_size + row % block_size for row in rows]
+
+
+def _keys_and_values(kv_caches, kv_dim):
+    single = hasattr(kv_caches, "shape")
+    keys, values = [], []
+    for index, layer in enumerate([kv_caches] if single else kv_caches):
+        key, value = _split(f"kv_caches[{index}]", layer, kv_dim)
+        keys.append(key)
+        values.append(value)
+    if all(value is None for value in values):
+        return keys, None
+    if any(value is None for value in values):
+        raise ValueError("kv_caches: some layers have values, some have none")
+    return keys, values
+
+
+def _split(name, layer, kv_dim):
+    if isinstance(layer, (list, tuple)) and len(layer) == 2:
+        return tuple(layer)
+    shape = tuple(layer.shape)
+    if len(shape) == 3:
+        return layer[:, :, None], None
+    if len(shape) != 5:
+        raise ValueError(f"{name}: its shape {shape} is none of vLLM's")
+    if kv_dim is None:
+        axes = [axis for axis in (0, 1) if shape[axis] == 2]
+        if len(axes) != 1:
+            raise ValueError(f"{name}: its shape {shape} does not tell the axis of keys and values: pass `kv_dim`")
+        kv_dim = axes[0]
+    if kv_dim not in (0, 1) or shape[kv_dim] != 2:
+        raise ValueError(f"kv_dim: axis {kv_dim} of {shape} is not that of keys and values")
+    return (layer[0], layer[1]) if kv_dim == 0 else (layer[:, 0], layer[:, 1])

@@ -1,0 +1,161 @@
+"""Caches of transformers: with one layer, an edited cache gives the logits of the whole text encoded anew."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+from transformers import DynamicCache, StaticCache  # noqa: E402
+
+from pie_rope import Edit, Plan  # noqa: E402
+from pie_rope.huggingface import edit_cache, encode_spans  # noqa: E402
+
+VOCABULARY, TOKENS = 97, 60
+SMALL = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4)
+MODELS = {
+    "llama": dict(num_key_value_heads=2, max_position_embeddings=512),
+    "gemma3_text": dict(num_key_value_heads=2, head_dim=16, sliding_window=512, layer_types=["sliding_attention"]),
+    "gptj": dict(n_embd=64, n_layer=1, n_head=4, rotary_dim=8),
+    "gpt_neox": dict(max_position_embeddings=512),
+    "phi3": dict(num_key_value_heads=2, max_position_embeddings=512, partial_rotary_factor=0.5, pad_token_id=0),
+    "qwen3": dict(num_key_value_heads=2, head_dim=32, max_position_embeddings=512),
+    "deepseek_v3": dict(
+        moe_intermediate_size=32, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, q_lora_rank=24,
+        kv_lora_rank=32, qk_rope_head_dim=16, qk_nope_head_dim=16, v_head_dim=16, num_key_value_heads=4,
+        first_k_dense_replace=1, max_position_embeddings=512,
+    ),
+}  # fmt: skip
+EDITS = {
+    "insertion": [Edit.insert(20, 5)],
+    "deletion": [Edit.delete(20, 25)],
+    "insertion at the end": [Edit.insert(TOKENS, 3)],
+    "several": [Edit.replace(3, 6, 9), Edit.insert(12, 1), Edit.delete(20, 31), Edit.replace(50, 51, 4)],
+}
+
+
+def model_of(model_type, **changes):
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **{**SMALL, **MODELS[model_type], **changes})
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def edited(tokens, edits):
+    """New tokens: random ones where the edits put some."""
+    rows, done = [], 0
+    for edit in sorted(edits, key=lambda edit: (edit.start, edit.stop)):
+        rows += [tokens[..., done : edit.start], torch.randint(VOCABULARY, (*tokens.shape[:-1], edit.inserted))]
+        done = edit.stop
+    return torch.cat([*rows, tokens[..., done:]], -1)
+
+
+def cached(model, tokens, cache):
+    argument = "cache" if "cache" in __import__("inspect").signature(model.forward).parameters else "past_key_values"
+    with torch.no_grad():
+        model(tokens, use_cache=True, **{argument: cache})
+    return cache
+
+
+CACHES = {
+    "dynamic": lambda config: DynamicCache(),
+    "dynamic of the config": lambda config: DynamicCache(config=config),
+    "static": lambda config: StaticCache(config=config, max_cache_len=96),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("model_type", MODELS)
+def test_logits_equal_those_of_full_recomputation(model_type, kind, edit):
+    model = model_of(model_type)
+    tokens = torch.randint(VOCABULARY, (2, TOKENS))
+    new_tokens = edited(tokens, EDITS[edit])
+    cache = cached(model, tokens, CACHES[kind](model.config))
+    with torch.no_grad():
+        want = model(new_tokens).logits[:, -1]
+    stale = cached(model, tokens, CACHES[kind](model.config))
+
+    spans = edit_cache(cache, model.config, EDITS[edit])
+    plan = Plan.from_edits(TOKENS, EDITS[edit])
+    assert spans == plan.new_spans
+    assert int(cache.get_seq_length()) == plan.new_rows == new_tokens.shape[-1]
+    got = encode_spans(model, cache, new_tokens, spans).logits[:, -1]
+    assert int(cache.get_seq_length()) == plan.new_rows
+    # Rounding of float32: angles of positions below 100, and sums in other orders.
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=2e-6 * float(want.abs().max()) + 1e-6)
+
+    # Every row is that of the text encoded anew, new ones included.
+    anew = cached(model, new_tokens, CACHES[kind](model.config))
+    for ours, theirs in zip(cache.layers, anew.layers):
+        for name in ("keys", "values"):
+            mine, other = (getattr(layer, name)[:, :, : plan.new_rows] for layer in (ours, theirs))
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+    if edit != "insertion at the end":
+        # Rows that move without being turned are not.
+        last, other = (layers.layers[0] for layers in (stale, anew))
+        turns = "values" if model_type == "deepseek_v3" and last.values.shape[-1] == 16 else "keys"
+        mine, other = getattr(last, turns)[:, :, TOKENS - 1], getattr(other, turns)[:, :, plan.new_rows - 1]
+        assert (mine - other).abs().max() > 0.01 * other.abs().max()
+
+
+def test_generation_goes_on_from_an_edited_cache():
+    model = model_of("llama")
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    new_tokens = edited(tokens, EDITS["several"])
+    cache = cached(model, tokens, DynamicCache())
+    logits = encode_spans(model, cache, new_tokens[0], edit_cache(cache, model.config, EDITS["several"])).logits[:, -1]
+    for _ in range(5):
+        token = logits.argmax(-1, keepdim=True)
+        new_tokens = torch.cat([new_tokens, token], -1)
+        want = model(new_tokens).logits[:, -1]
+        argument = "cache" if "cache" in __import__("inspect").signature(model.forward).parameters else "past_key_values"
+        with torch.no_grad():
+            logits = model(token, use_cache=True, **{argument: cache}).logits[:, -1]
+        torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_and_several_layers_and_a_plan_of_tokens():
+    """Several layers approximate: the next token's distribution stays near that of the whole, and stale keys do not."""
+    model = model_of("llama", num_hidden_layers=3).to(torch.bfloat16)
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    new_tokens = edited(tokens, EDITS["insertion"])
+    cache = cached(model, tokens, DynamicCache())
+    spans = edit_cache(cache, model.config, Plan.from_tokens(tokens[0], new_tokens[0]))
+    got = encode_spans(model, cache, new_tokens, spans).logits[:, -1].float()
+    with torch.no_grad():
+        want = model(new_tokens).logits[:, -1].float()
+    assert torch.nn.functional.cosine_similarity(got, want) > 0.99
+    assert cache.layers[2].keys.dtype == torch.bfloat16
+
+
+def refused(call, text, error=ValueError):
+    with pytest.raises(error) as raised:
+        call()
+    assert text in str(raised.value), raised.value
+
+
+def test_a_refused_cache_is_as_it_was():
+    model = model_of("llama", num_hidden_layers=2)
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    cache = cached(model, tokens, StaticCache(config=model.config, max_cache_len=64))
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+    config = model.config
+
+    refused(lambda: edit_cache([], config, []), "cache: it must be a Cache of transformers, not list", TypeError)
+    refused(lambda: edit_cache(DynamicCache(), config, []), "cache: it holds no rows yet")
+    refused(lambda: edit_cache(cache, config, [Edit.insert(3, 5)]), "65 rows are more than the 64")
+    refused(lambda: edit_cache(cache, config, [Edit.delete(3, 99)]), "edit 0: range 3..99 is outside the 60 old tokens")
+    refused(lambda: edit_cache(cache, config, Plan.from_edits(61, [])), "the plan is for 61 rows, the cache holds 60")
+    other = transformers.LlamaConfig(**{**SMALL, "hidden_size": 256})
+    refused(lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "it has 1 layers, the cache 2")
+    other = transformers.LlamaConfig(**{**SMALL, "hidden_size": 256, "num_hidden_layers": 2})
+    refused(lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "turns dimensions 0 to 64 of layer 0, whose keys have 16")
+    for layer, (keys, values) in zip(cache.layers, before):
+        assert (layer.keys == keys).all() and (layer.values == values).all() and int(layer.get_seq_length()) == TOKENS
+
+    model = model_of("gemma3_text", sliding_window=32)
+    cache = cached(model, tokens, DynamicCache(config=model.config))
+    refused(lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]), "layer 0 keeps a window of 32 rows")
+    cache = cached(model, tokens, DynamicCache())
+    new_tokens = edited(tokens, EDITS["several"])
+    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, EDITS["several"])).logits[:, -1]
+    torch.testing.assert_close(got, model(new_tokens).logits[:, -1], rtol=1e-4, atol=1e-5)
