@@ -265,17 +265,34 @@ impl Rotations {
     /// # Errors
     /// [`Error::Argument`] if a layer is not the model's.
     pub fn select(&self, layers: impl IntoIterator<Item = usize>) -> Result<Rotations> {
-        let mut selected = self.clone();
-        if let Some(all) = &self.layers {
-            let pick = |layer: usize| {
-                all.get(layer).copied().ok_or_else(|| Error::Argument {
-                    argument: "layers",
-                    problem: format!("there is no layer {layer} in a model of {}", all.len()),
+        let Some(all) = &self.layers else {
+            return Ok(self.clone());
+        };
+        // Tables that no layer of the group has are left behind: its layout need not fit them.
+        let mut tables = Vec::new();
+        let mut known = vec![None; self.tables.len()];
+        let mut pick = |layer: usize| {
+            let table = all.get(layer).copied().ok_or_else(|| Error::Argument {
+                argument: "layers",
+                problem: format!("there is no layer {layer} in a model of {}", all.len()),
+            })?;
+            Ok(table.map(|table| {
+                *known[table].get_or_insert_with(|| {
+                    tables.push(self.tables[table].clone());
+                    tables.len() - 1
                 })
-            };
-            selected.layers = Some(layers.into_iter().map(pick).collect::<Result<_>>()?);
-        }
-        Ok(selected)
+            }))
+        };
+        let layers = layers
+            .into_iter()
+            .map(&mut pick)
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Rotations {
+            spans: self.spans.clone(),
+            tables,
+            layers: Some(layers),
+            ..*self
+        })
     }
 
     /// The same rotations without the rows that neither turn nor move. `copy` copies every row that

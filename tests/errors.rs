@@ -159,6 +159,25 @@ fn wrong_number_of_layers() {
     assert_eq!(error, "layers: there is no layer 3 in a model of 3");
 }
 
+/// Gemma 4's layers have heads of 256 and of 512 dimensions: a group of them needs a layout that fits its own ropes.
+#[test]
+fn a_group_of_layers_with_narrower_heads() {
+    let rope = |dim| Some(Rope::from_theta(10_000.0, dim).unwrap());
+    let model = ModelRope::from_layers([rope(16), rope(8), None]);
+    let rotations = Rotations::for_model(&plan(), &model).unwrap();
+    let splice = |group: [usize; 2]| {
+        let rotations = rotations.select(group).unwrap();
+        let mut buffers = [(); 2].map(|()| (vec![1f32; LEN], vec![1f32; LEN]));
+        let mut layers = buffers
+            .each_mut()
+            .map(|(keys, values)| Layer::new(keys, values));
+        Cpu::new().splice(&rotations, layout(), &mut layers)
+    };
+    splice([1, 2]).unwrap();
+    let error = splice([2, 0]).unwrap_err().to_string();
+    assert!(error.contains("the rope turns dimensions 0..16, the head dimension is 8"));
+}
+
 #[test]
 fn values_without_a_layout() {
     splice_refused(

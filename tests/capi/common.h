@@ -50,4 +50,27 @@ static inline double turned(const float *key, int dim, int delta, double *scale)
     return dim < half ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
 }
 
+/* The number whose bits in a cache these are. */
+static inline double number(int element, uint32_t bits) {
+    if (element == PIE_ROPE_F16) {
+        int exponent = (int)(bits >> 10 & 31), fraction = (int)(bits & 1023);
+        double size = exponent == 31  ? (fraction ? NAN : HUGE_VAL)
+                      : exponent == 0 ? ldexp(fraction, -24)
+                                      : ldexp(1024 + fraction, exponent - 25);
+        return bits >> 15 & 1 ? -size : size;
+    }
+    float number;
+    uint32_t word = element == PIE_ROPE_BF16 ? bits << 16 : bits;
+    memcpy(&number, &word, sizeof number);
+    return number;
+}
+
+/* One unit in the last place of an element type at a magnitude. */
+static inline double ulp(int element, double magnitude) {
+    int digits = element == PIE_ROPE_F32 ? 23 : element == PIE_ROPE_F16 ? 10 : 7;
+    int least = element == PIE_ROPE_F16 ? -14 : -126, exponent = least;
+    if (magnitude > 0.0) frexp(magnitude, &exponent), exponent--;
+    return ldexp(1.0, (exponent > least ? exponent : least) - digits);
+}
+
 #endif
