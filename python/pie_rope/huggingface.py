@@ -126,21 +126,24 @@ def _rows(layer) -> int:
 
 def _check(index, layer, plan):
     """Whether the rows of a layer are all there, and will be."""
-    window = getattr(layer, "sliding_window", None) if layer.is_sliding else None
-    if window is not None and max(plan.old_rows, plan.new_rows) >= window:
+    room = getattr(layer, "max_cache_len", None)
+    # A dynamic window keeps one row less than it sees; a static one has as many as there is room for.
+    window = room if room is not None else layer.sliding_window - 1 if layer.is_sliding else None
+    if layer.is_sliding and max(plan.old_rows, plan.new_rows) > window:
         raise ValueError(
-            f"cache: layer {index} keeps a window of {window} rows and loses those before it, so {plan.old_rows} rows"
-            f" cannot become {plan.new_rows}; a `DynamicCache()` that is made without a configuration keeps them all"
+            f"cache: layer {index} keeps {window} rows and loses those before them, so {plan.old_rows} rows cannot become"
+            f" {plan.new_rows}; a `DynamicCache()` that is made without a configuration keeps them all"
         )
-    if hasattr(layer, "max_cache_len") and plan.new_rows > layer.max_cache_len:
-        raise ValueError(
-            f"edits: {plan.new_rows} rows are more than the {layer.max_cache_len} that layer {index} of the cache has"
-        )
+    if room is not None and plan.new_rows > room:
+        raise ValueError(f"edits: {plan.new_rows} rows are more than the {room} that layer {index} of the cache has")
 
 
 def _set_rows(layer, rows: int):
     if hasattr(layer, "max_cache_len"):
+        # In place: compiled graphs have its address.
         layer.cumulative_length.fill_(rows)
+        if layer.is_sliding:
+            layer.cumulative_length_int = rows
         return
     layer.keys, layer.values = layer.keys[:, :, :rows], layer.values[:, :, :rows]
     if layer.is_sliding:

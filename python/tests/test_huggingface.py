@@ -1,5 +1,7 @@
 """Caches of transformers: with one layer, an edited cache gives the logits of the whole text encoded anew."""
 
+import inspect
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -48,8 +50,13 @@ def edited(tokens, edits):
     return torch.cat([*rows, tokens[..., done:]], -1)
 
 
+def cache_argument(model):
+    """transformers 5 renames it on the way."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 def cached(model, tokens, cache):
-    argument = "cache" if "cache" in __import__("inspect").signature(model.forward).parameters else "past_key_values"
+    argument = cache_argument(model)
     with torch.no_grad():
         model(tokens, use_cache=True, **{argument: cache})
     return cache
@@ -107,7 +114,7 @@ def test_generation_goes_on_from_an_edited_cache():
         token = logits.argmax(-1, keepdim=True)
         new_tokens = torch.cat([new_tokens, token], -1)
         want = model(new_tokens).logits[:, -1]
-        argument = "cache" if "cache" in __import__("inspect").signature(model.forward).parameters else "past_key_values"
+        argument = cache_argument(model)
         with torch.no_grad():
             logits = model(token, use_cache=True, **{argument: cache}).logits[:, -1]
         torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-5)
@@ -154,7 +161,10 @@ def test_a_refused_cache_is_as_it_was():
 
     model = model_of("gemma3_text", sliding_window=32)
     cache = cached(model, tokens, DynamicCache(config=model.config))
-    refused(lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]), "layer 0 keeps a window of 32 rows")
+    refused(lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]), "layer 0 keeps 31 rows and loses those before them")
+    cache = cached(model, tokens, StaticCache(config=model.config, max_cache_len=96))
+    refused(lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]), "layer 0 keeps 32 rows and loses those before them")
+    # A cache that keeps all rows is edited beyond the window, too.
     cache = cached(model, tokens, DynamicCache())
     new_tokens = edited(tokens, EDITS["several"])
     got = encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, EDITS["several"])).logits[:, -1]

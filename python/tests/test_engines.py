@@ -1,0 +1,157 @@
+"""Torch tensors laid out as the caches of vLLM and SGLang."""
+
+import numpy as np
+import pytest
+from reference import assert_close, spliced
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import pie_rope  # noqa: E402
+from pie_rope import Edit, Plan, Rope, Rotations, sglang, vllm  # noqa: E402
+
+LAYERS, HEADS, DIM, BLOCK, BLOCKS, ROWS = 3, 2, 32, 16, 12, 70
+EDITS = [Edit.replace(3, 6, 9), Edit.insert(12, 1), Edit.delete(20, 31), Edit.insert(50, 14)]
+ROPE = Rope.from_theta(10_000.0, DIM)
+PLAN = Plan.from_edits(ROWS, EDITS)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def tensor(random, shape, element):
+    return torch.from_numpy(random.standard_normal(shape)).to(DTYPES[element])
+
+
+def numpy(tensor):
+    return tensor.to(torch.float64).numpy()
+
+
+def rows(pages, table):
+    """[blocks, block, heads, dim] by a table, as [row, head, dim]."""
+    pages = numpy(pages)[np.asarray(table)]
+    return pages.reshape(-1, *pages.shape[2:])
+
+
+def make(random, backend, element):
+    """A layer's cache as the backend has it, and views of its keys and values as [blocks, block, heads, dim]."""
+    if backend == "FlashAttention":
+        cache = tensor(random, (2, BLOCKS, BLOCK, HEADS, DIM), element)
+        return cache, cache[0], cache[1]
+    if backend == "FlashInfer":
+        cache = tensor(random, (BLOCKS, 2, BLOCK, HEADS, DIM), element)
+        return cache, cache[:, 0], cache[:, 1]
+    if backend == "FlashInfer, heads first":
+        cache = tensor(random, (BLOCKS, 2, HEADS, BLOCK, DIM), element).permute(0, 1, 3, 2, 4)
+        return cache, cache[:, 0], cache[:, 1]
+    if backend == "apart":
+        keys, values = (tensor(random, (BLOCKS, BLOCK, HEADS, DIM), element) for _ in range(2))
+        return (keys, values), keys, values
+    cache = tensor(random, (BLOCKS, BLOCK, 24 + DIM), element)
+    return cache, cache[:, :, None], None
+
+
+BACKENDS = ["FlashAttention", "FlashInfer", "FlashInfer, heads first", "apart", "MLA"]
+
+
+def rope_of(backend):
+    return Rope.from_theta(10_000.0, DIM, pairing="interleaved", offset=24) if backend == "MLA" else ROPE
+
+
+def want_of(keys, values, table, rope):
+    keys = rows(keys, table)
+    return spliced(keys, keys if values is None else rows(values, table), PLAN, rope)
+
+
+def assert_rows(keys, values, table, want, element):
+    assert_close(rows(keys, table)[: PLAN.new_rows], want[0], element)
+    if values is not None:
+        filled = ~np.isnan(want[1])
+        assert (rows(values, table)[: PLAN.new_rows][filled] == want[1][filled]).all()
+
+
+@pytest.mark.parametrize("element", DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vllm_splice(random, backend, element):
+    layers = [make(random, backend, element) for _ in range(LAYERS)]
+    table = torch.from_numpy(random.permutation(BLOCKS)[:6].astype(np.int32))
+    padded = torch.cat([table, torch.tensor([-1, -1], dtype=torch.int32)])
+    want = [want_of(keys, values, table, rope_of(backend)) for _, keys, values in layers]
+    unused = [b for b in range(BLOCKS) if b not in table.tolist()]
+    before = [numpy(keys)[unused] for _, keys, _ in layers]
+    vllm.splice([cache for cache, _, _ in layers], padded, Rotations(PLAN, rope_of(backend)))
+    for (_, keys, values), want_layer, others in zip(layers, want, before):
+        assert_rows(keys, values, table, want_layer, element)
+        assert (numpy(keys)[unused] == others).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vllm_copy_leaves_a_shared_prefix(random, backend):
+    edits = [Edit.insert(40, 3)]
+    plan = Plan.from_edits(ROWS, edits)
+    cache, keys, values = make(random, backend, "bfloat16")
+    order = random.permutation(BLOCKS)
+    # Rows 0 to 31 are in blocks that others use as well.
+    table, new_table = order[:5], np.concatenate([order[:2], order[5:8], order[8:9]])[:5]
+    before = numpy(keys)
+    want, _ = spliced(rows(keys, table), rows(keys, table), plan, rope_of(backend))
+    # The third block has rows before the edit as well: the request's own copy of them is the engine's to make, by a
+    # plain copy of the block.
+    vllm.copy([cache], table, new_table, Rotations(plan, rope_of(backend)))
+    got = rows(keys, new_table)[: plan.new_rows]
+    assert_close(got[43:], want[43:], "bfloat16")
+    assert (got[:32] == want[:32]).all()
+    assert (numpy(keys)[table] == before[table]).all()
+
+
+def test_vllm_slots_are_where_new_rows_lie():
+    table = [5, 2, 9, 7, 1]
+    slots = vllm.slot_mapping(torch.tensor(table), BLOCK, PLAN.new_spans)
+    expected = [table[r // BLOCK] * BLOCK + r % BLOCK for s in PLAN.new_spans for r in range(*s.rows.indices(10**6))]
+    assert slots == expected and len(slots) == 9 + 1 + 14
+
+
+def test_vllm_refuses_shapes_that_do_not_tell(random):
+    rotations = Rotations(PLAN, ROPE)
+    with pytest.raises(ValueError, match="pass `kv_dim`"):
+        vllm.splice(torch.zeros(2, 2, BLOCK, HEADS, DIM), [0, 1], rotations)
+    with pytest.raises(ValueError, match="is none of vLLM's"):
+        vllm.splice(torch.zeros(2, BLOCK, HEADS, DIM), [0, 1], rotations)
+    with pytest.raises(ValueError, match="entry 5 is 4294967295"):
+        vllm.splice(torch.zeros(2, BLOCKS, BLOCK, HEADS, DIM), [0, 1, 2, 3, 4, -1], Rotations(Plan.from_edits(70, [Edit.insert(3, 20)]), ROPE))
+
+
+@pytest.mark.parametrize("element", DTYPES)
+def test_sglang_rotate_moves_nothing(random, element):
+    k_buffers = [tensor(random, (200, HEADS, DIM), element) for _ in range(LAYERS)]
+    order = random.permutation(200)
+    slots, free = torch.from_numpy(order[:ROWS]), order[ROWS : ROWS + 40]
+    want = [spliced(numpy(k)[slots], numpy(k)[slots], PLAN, ROPE)[0] for k in k_buffers]
+    before = [numpy(k) for k in k_buffers]
+    sglang.rotate(k_buffers, slots, Rotations(PLAN, ROPE))
+    new_slots = sglang.edited_slots(slots, PLAN, free)
+    assert len(set(new_slots)) == PLAN.new_rows
+    for k, want_keys, old in zip(k_buffers, want, before):
+        assert_close(numpy(k)[new_slots], want_keys, element)
+        others = np.setdiff1d(np.arange(200), slots)
+        assert (numpy(k)[others] == old[others]).all()
+    with pytest.raises(ValueError, match="free: the edit opens 24 rows, there are 3 slots"):
+        sglang.edited_slots(slots, PLAN, free[:3])
+    with pytest.raises(ValueError, match="slots: the plan is for 70 rows, there are 9 slots"):
+        sglang.edited_slots(slots[:9], PLAN, free)
+
+
+def test_sglang_splice_and_copy(random):
+    k, v = (tensor(random, (300, HEADS, DIM), "bfloat16") for _ in range(2))
+    order = random.permutation(300)
+    slots, new_slots = order[:90], order[100:190]
+    want = spliced(numpy(k)[slots][:ROWS], numpy(v)[slots][:ROWS], PLAN, ROPE)
+    new_slots[:3] = slots[:3]  # the rows before the first edit are shared
+    sglang.copy([k], [v], slots, new_slots, Rotations(PLAN, ROPE))
+    sglang.splice([k], [v], slots, Rotations(PLAN, ROPE))
+    for where in (slots, new_slots):
+        assert_close(numpy(k)[where[: PLAN.new_rows]], want[0], "bfloat16")
+        filled = ~np.isnan(want[1])
+        assert (numpy(v)[where[: PLAN.new_rows]][filled] == want[1][filled]).all()
+
+
+def test_a_tensor_that_needs_a_gradient_is_refused():
+    with pytest.raises(ValueError, match="keys: "):
+        pie_rope.rotate(Rotations(PLAN, ROPE), torch.zeros(1, HEADS, 80, DIM, requires_grad=True))
