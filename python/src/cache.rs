@@ -64,10 +64,6 @@ impl<'py> Tensors<'py> {
         })
     }
 
-    pub(crate) fn device(&self) -> Device {
-        self.layers[0].device
-    }
-
     pub(crate) fn element(&self) -> ElementType {
         self.layout.element()
     }

@@ -54,6 +54,15 @@ pub(crate) enum Device {
     Cuda(i32),
 }
 
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "the CPU"),
+            Device::Cuda(ordinal) => write!(f, "CUDA device {ordinal}"),
+        }
+    }
+}
+
 /// A tensor as it lies, and what keeps it there.
 pub(crate) struct Borrowed<'py> {
     pub(crate) device: Device,

@@ -131,7 +131,9 @@ impl NewSpan {
     /// The rows as a slice: ``new_tokens[span.rows]`` are the tokens to encode.
     #[getter]
     fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.import("builtins")?.getattr("slice")?.call1((self.row, self.row + self.len))
+        py.import("builtins")?
+            .getattr("slice")?
+            .call1((self.row, self.row + self.len))
     }
 
     /// The positions as a range: ``torch.tensor([*span.positions])`` are the ``position_ids``.

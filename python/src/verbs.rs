@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::cache::{Tensors, check_apart, device_of, layers};
-use crate::dlpack::{Borrowed, Device};
+use crate::dlpack::{Borrowed, Device, device};
 use crate::errors::raise;
 use crate::numbers::table;
 use crate::rope::Rotations;
@@ -167,21 +167,22 @@ impl<'py> Cache<'py> {
         writes: bool,
     ) -> PyResult<Self> {
         let (name, given) = keys;
+        call.check_device(name, given)?;
         let keys = Tensors::borrow(name, given, keys_layout, writes, call.export_stream())?;
         let values = match values {
             (_, None) => None,
-            (name, Some(given)) => Some(Tensors::borrow(
-                name,
-                given,
-                values_layout,
-                writes,
-                call.export_stream(),
-            )?),
+            (name, Some(given)) => {
+                call.check_device(name, given)?;
+                Some(Tensors::borrow(
+                    name,
+                    given,
+                    values_layout,
+                    writes,
+                    call.export_stream(),
+                )?)
+            }
         };
         let cache = Cache { keys, values };
-        for tensors in cache.parts() {
-            call.check_device(tensors)?;
-        }
         if let Some(values) = &cache.values
             && values.buffers().len() != cache.keys.buffers().len()
         {
@@ -283,15 +284,18 @@ impl<'py> Call<'py> {
         }
     }
 
-    fn check_device(&self, tensors: &Tensors<'_>) -> PyResult<()> {
-        if tensors.device() == self.device {
-            return Ok(());
+    /// All tensors are on the call's device: before they are borrowed, as libraries refuse a stream of another.
+    fn check_device(&self, name: &str, tensors: &Bound<'py, PyAny>) -> PyResult<()> {
+        for tensor in layers(tensors)? {
+            let device = device(name, &tensor)?;
+            if device != self.device {
+                return Err(PyValueError::new_err(format!(
+                    "{name}: tensors must all be on one device; there are some on {} and some on {device}",
+                    self.device
+                )));
+            }
         }
-        Err(PyValueError::new_err(format!(
-            "tensors must all be on one device; there are some on {:?} and some on {:?}",
-            self.device,
-            tensors.device()
-        )))
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments, reason = "two ends, each with its table")]
