@@ -1,17 +1,17 @@
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, Protocol, TypeAlias, final
 
-class SupportsDLPack(Protocol):
+class _SupportsDLPack(Protocol):
     def __dlpack__(self, *, stream: Any = ...) -> Any: ...
     def __dlpack_device__(self) -> tuple[Any, int]: ...
 
-class SupportsToList(Protocol):
+class _SupportsToList(Protocol):
     def tolist(self) -> Any: ...
 
-Tensors = SupportsDLPack | Sequence[SupportsDLPack]
-Integers = Iterable[int] | SupportsToList
-Pairing = Literal["half-split", "interleaved"]
-Layout = Literal["bhsd", "bshd", "slots", "nhd", "hnd", "x_packed"]
+_Tensors: TypeAlias = _SupportsDLPack | Sequence[_SupportsDLPack]
+_Integers: TypeAlias = Iterable[int] | _SupportsToList
+_Pairing: TypeAlias = Literal["half-split", "interleaved"]
+_Layout: TypeAlias = Literal["bhsd", "bshd", "slots", "nhd", "hnd", "x_packed"]
 
 __version__: str
 
@@ -27,7 +27,7 @@ class Edit:
     @staticmethod
     def replace(start: int, stop: int, tokens: int) -> Edit: ...
     @staticmethod
-    def between(old: Integers, new: Integers) -> list[Edit]: ...
+    def between(old: _Integers, new: _Integers) -> list[Edit]: ...
     @property
     def start(self) -> int: ...
     @property
@@ -72,13 +72,13 @@ class Plan:
     @staticmethod
     def from_edits(rows: int, edits: Sequence[Edit], *, first_position: int = 0) -> Plan: ...
     @staticmethod
-    def from_tokens(old: Integers, new: Integers) -> Plan: ...
+    def from_tokens(old: _Integers, new: _Integers) -> Plan: ...
     @staticmethod
-    def from_positions(old: Integers, new: Integers) -> Plan: ...
+    def from_positions(old: _Integers, new: _Integers) -> Plan: ...
     @staticmethod
-    def from_kept(rows: int, kept: Integers) -> Plan: ...
+    def from_kept(rows: int, kept: _Integers) -> Plan: ...
     @staticmethod
-    def from_kept_at(old: Integers, kept: Integers, new: Integers) -> Plan: ...
+    def from_kept_at(old: _Integers, kept: _Integers, new: _Integers) -> Plan: ...
     def then(self, next: Plan) -> Plan: ...
     def in_place(self) -> Plan: ...
     @property
@@ -97,13 +97,13 @@ class Rope:
     """One rotary position embedding."""
 
     @staticmethod
-    def from_theta(theta: float, rotary_dim: int, *, pairing: Pairing = "half-split", offset: int = 0) -> Rope: ...
+    def from_theta(theta: float, rotary_dim: int, *, pairing: _Pairing = "half-split", offset: int = 0) -> Rope: ...
     @staticmethod
-    def from_inv_freq(inv_freq: Sequence[float], *, pairing: Pairing = "half-split", offset: int = 0) -> Rope: ...
+    def from_inv_freq(inv_freq: Sequence[float], *, pairing: _Pairing = "half-split", offset: int = 0) -> Rope: ...
     @property
     def inv_freq(self) -> list[float]: ...
     @property
-    def pairing(self) -> Pairing: ...
+    def pairing(self) -> _Pairing: ...
     @property
     def offset(self) -> int: ...
     @property
@@ -122,7 +122,7 @@ class ModelRope:
     @property
     def layers(self) -> int: ...
     def layer(self, layer: int) -> Rope | None: ...
-    def stored(self, *, offset: int | None = None, pairing: Pairing | None = None) -> ModelRope: ...
+    def stored(self, *, offset: int | None = None, pairing: _Pairing | None = None) -> ModelRope: ...
 
 @final
 class Rotations:
@@ -142,42 +142,42 @@ class Rotations:
 
 def rotate(
     rotations: Rotations,
-    keys: Tensors,
+    keys: _Tensors,
     *,
-    layout: Layout = "bhsd",
-    block_table: Integers | None = None,
+    layout: _Layout = "bhsd",
+    block_table: _Integers | None = None,
     stream: Any = None,
-    workspace: SupportsDLPack | None = None,
+    workspace: _SupportsDLPack | None = None,
 ) -> None:
     """Turn keys where they lie."""
 
 def splice(
     rotations: Rotations,
-    keys: Tensors,
-    values: Tensors | None = None,
+    keys: _Tensors,
+    values: _Tensors | None = None,
     *,
-    layout: Layout = "bhsd",
-    values_layout: Layout | None = None,
-    block_table: Integers | None = None,
+    layout: _Layout = "bhsd",
+    values_layout: _Layout | None = None,
+    block_table: _Integers | None = None,
     stream: Any = None,
-    workspace: SupportsDLPack | None = None,
+    workspace: _SupportsDLPack | None = None,
 ) -> None:
     """Move rows inside their tensors and turn keys on the way."""
 
 def copy(
     rotations: Rotations,
-    src_keys: Tensors,
-    dst_keys: Tensors,
-    src_values: Tensors | None = None,
-    dst_values: Tensors | None = None,
+    src_keys: _Tensors,
+    dst_keys: _Tensors,
+    src_values: _Tensors | None = None,
+    dst_values: _Tensors | None = None,
     *,
-    layout: Layout = "bhsd",
-    values_layout: Layout | None = None,
-    dst_layout: Layout | None = None,
-    dst_values_layout: Layout | None = None,
-    block_table: Integers | None = None,
-    dst_block_table: Integers | None = None,
+    layout: _Layout = "bhsd",
+    values_layout: _Layout | None = None,
+    dst_layout: _Layout | None = None,
+    dst_values_layout: _Layout | None = None,
+    block_table: _Integers | None = None,
+    dst_block_table: _Integers | None = None,
     stream: Any = None,
-    workspace: SupportsDLPack | None = None,
+    workspace: _SupportsDLPack | None = None,
 ) -> None:
     """Copy every row that the plan keeps, and turn keys on the way."""

@@ -14,7 +14,7 @@ from transformers import cache_utils
 
 from ._native import ModelRope, NewSpan, Plan, Rotations, copy, splice
 
-__all__ = ["edit_cache", "encode_spans", "model_rope"]
+__all__ = ["cache_argument", "edit_cache", "encode_spans", "model_rope"]
 
 
 def edit_cache(cache, config, edits) -> list[NewSpan]:
@@ -61,33 +61,49 @@ def edit_cache(cache, config, edits) -> list[NewSpan]:
 
 @torch.no_grad()
 def encode_spans(model, cache, tokens, spans, **kwargs):
-    """Fills the rows that :func:`edit_cache` opened, and returns the model's output for the last of the tokens.
+    """Fills the rows that :func:`edit_cache` opened, and returns the model's output, whose last logits are those of the
+    last token, new or not.
 
-    ``tokens`` are those of the whole edited sequence, ``[batch, rows]``. Each span is one forward pass of ``model``,
-    which attends to the rows before it, edited ones included; if the last token is none of the new ones, one more pass
-    encodes it again, for its logits. ``kwargs`` go to the model.
+    ``tokens`` are those of the whole edited sequence, ``[batch, rows]``; token ``i`` is at position ``i``. All spans go
+    through ``model`` in one forward pass, each token attending to the rows before it. Where that takes a mask that the
+    model's attention does not know (flash attention, a window shorter than the sequence), each span is a pass by
+    itself. ``kwargs`` go to the model.
     """
     tokens = torch.as_tensor(tokens, device=model.device)
     tokens = tokens.unsqueeze(0) if tokens.ndim == 1 else tokens
-    layers = _attention_layers(cache)
-    rows = {_rows(layer) for _, layer in layers}
-    if rows != {tokens.shape[-1]}:
-        raise ValueError(f"tokens: there are {tokens.shape[-1]}, but the cache has {sorted(rows)} rows")
-    forward = inspect.signature(model.forward).parameters
-    argument = "cache" if "cache" in forward else "past_key_values"
     last = tokens.shape[-1] - 1
-    ranges = [(span.row, span.row + span.len, span.position) for span in spans]
-    if not ranges or ranges[-1][1] <= last:
-        ranges.append((last, last + 1, last))
+    rows = {_rows(layer) for _, layer in _attention_layers(cache)}
+    if rows != {last + 1}:
+        raise ValueError(f"tokens: there are {last + 1}, but the cache has {sorted(rows)} rows")
+    ranges = [range(span.row, span.row + span.len) for span in spans]
+    if not ranges or last not in ranges[-1]:
+        # Encoded again, for its logits.
+        ranges.append(range(last, last + 1))
+    if _takes_any_mask(model.config, last + 1):
+        ranges = [[row for some in ranges for row in some]]
     output = None
-    for start, stop, position in ranges:
-        _check_frequencies(model.config, stop, tokens.shape[-1])
-        view = cache_utils.Cache(layers=[_until(layer, start) for layer in cache.layers])
-        positions = torch.arange(position, position + stop - start, device=tokens.device).unsqueeze(0)
-        output = model(
-            input_ids=tokens[:, start:stop], position_ids=positions, use_cache=True, **{argument: view}, **kwargs
-        )
+    for some in ranges:
+        if model_rope(model.config, some[-1] + 1) != model_rope(model.config, last + 1):
+            raise ValueError(
+                f"spans: a pass that ends at position {some[-1]} would take other frequencies than the {last + 1} rows of"
+                ' the cache have (LongRoPE, dynamic NTK); with `attn_implementation="sdpa"` all are one pass'
+            )
+        chosen = torch.tensor(some, device=tokens.device)
+        arguments = {
+            "input_ids": tokens[:, chosen],
+            "position_ids": chosen.unsqueeze(0),
+            "use_cache": True,
+            cache_argument(model): cache_utils.Cache(layers=[_at(layer, some) for layer in cache.layers]),
+        }
+        if len(some) != some[-1] + 1 - some[0]:
+            arguments["attention_mask"] = _mask(chosen, model.dtype)
+        output = model(**arguments, **kwargs)
     return output
+
+
+def cache_argument(model) -> str:
+    """How the model's ``forward`` calls its cache: ``past_key_values``, or ``cache`` in later versions of transformers."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def model_rope(config, tokens: int = 0) -> ModelRope:
@@ -115,7 +131,9 @@ def _attention_layers(cache):
         if type(layer).__name__ == "DummyLayer" or not getattr(layer, "is_initialized", True):
             continue
         if type(layer) not in (dynamic, static, *sliding):
-            raise ValueError(f"cache: layer {index} is a {type(layer).__name__}, which holds no rows that can be edited")
+            raise ValueError(
+                f"cache: layer {index} is a {type(layer).__name__}, which holds no rows that can be edited"
+            )
         layers.append((index, layer))
     return layers
 
@@ -210,23 +228,30 @@ def _longer(tensor, plan):
     return longer
 
 
-def _check_frequencies(config, stop: int, rows: int):
-    """A forward pass takes the frequencies for the positions that it sees: they must be those of the whole."""
-    if model_rope(config, stop) != model_rope(config, rows):
-        raise ValueError(
-            f"spans: a pass that ends at position {stop} would take other frequencies than the {rows} rows of the cache"
-            " have (LongRoPE, dynamic NTK)"
-        )
+def _takes_any_mask(config, rows: int) -> bool:
+    """Whether a mask of any shape is all that attention needs to know."""
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return False
+    windows = [_entry(config, name) for name in ("sliding_window", "attention_chunk_size")]
+    return all(window is None or rows <= window for window in windows)
 
 
-def _until(layer, rows: int):
-    """A layer of the first ``rows`` rows of another, which writes those that follow into the other's memory."""
-    if not getattr(layer, "is_initialized", True) or not hasattr(layer, "keys"):
+def _mask(rows, dtype):
+    """Which rows each of ``rows`` attends to: those up to itself. Added to the scores, [1, 1, rows, all]."""
+    behind = torch.arange(int(rows[-1]) + 1, device=rows.device) > rows.unsqueeze(1)
+    return torch.zeros(behind.shape, dtype=dtype, device=rows.device).masked_fill_(behind, torch.finfo(dtype).min)[
+        None, None
+    ]
+
+
+def _at(layer, rows):
+    """A layer that writes what is encoded to ``rows`` of another, and shows all rows up to the last of them."""
+    if type(layer).__name__ == "DummyLayer" or not layer.is_initialized:
         return layer
-    return _Prefix(layer, rows)
+    return _Rows(layer, rows)
 
 
-class _Prefix(cache_utils.DynamicLayer):
+class _Rows(cache_utils.DynamicLayer):
     def __init__(self, layer, rows):
         super().__init__()
         self.keys, self.values, self.rows = layer.keys, layer.values, rows
@@ -234,11 +259,11 @@ class _Prefix(cache_utils.DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
-        start, self.rows = self.rows, self.rows + key_states.shape[-2]
-        self.keys[:, :, start : self.rows] = key_states
-        self.values[:, :, start : self.rows] = value_states
-        return self.keys[:, :, : self.rows], self.values[:, :, : self.rows]
+        end = self.rows[-1] + 1
+        rows = torch.tensor(self.rows, device=self.device)
+        self.keys.index_copy_(2, rows, key_states)
+        self.values.index_copy_(2, rows, value_states)
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
     def get_seq_length(self):
-        return self.rows
-
+        return self.rows[0]

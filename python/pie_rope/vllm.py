@@ -30,9 +30,7 @@ def splice(kv_caches, block_table, rotations: Rotations, *, kv_dim=None, stream=
     tell.
     """
     keys, values = _keys_and_values(kv_caches, kv_dim)
-    _native.splice(
-        rotations, keys, values, layout="nhd", block_table=block_table, stream=stream, workspace=workspace
-    )
+    _native.splice(rotations, keys, values, layout="nhd", block_table=block_table, stream=stream, workspace=workspace)
 
 
 def copy(

@@ -82,5 +82,7 @@ class DeviceArray:
         self.shape = numbers(*shape)
         self.strides = numbers(*(stride // item for stride in self.host.strides))
         code = BFLOAT if self.host.dtype.name == "bfloat16" else FLOAT
-        self.record = Tensor(self.address, CUDA, 0, len(shape), code, 8 * item, 1, self.shape, self.strides, 0, None, None)
+        self.record = Tensor(
+            self.address, CUDA, 0, len(shape), code, 8 * item, 1, self.shape, self.strides, 0, None, None
+        )
         return capsule_of(self.record)

@@ -86,7 +86,7 @@ def test_vllm_splice(random, backend, element):
 def test_vllm_copy_leaves_a_shared_prefix(random, backend):
     edits = [Edit.insert(40, 3)]
     plan = Plan.from_edits(ROWS, edits)
-    cache, keys, values = make(random, backend, "bfloat16")
+    cache, keys, _ = make(random, backend, "bfloat16")
     order = random.permutation(BLOCKS)
     # Rows 0 to 31 are in blocks that others use as well.
     table, new_table = order[:5], np.concatenate([order[:2], order[5:8], order[8:9]])[:5]
@@ -115,7 +115,11 @@ def test_vllm_refuses_shapes_that_do_not_tell(random):
     with pytest.raises(ValueError, match="is none of vLLM's"):
         vllm.splice(torch.zeros(2, BLOCK, HEADS, DIM), [0, 1], rotations)
     with pytest.raises(ValueError, match="entry 5 is 4294967295"):
-        vllm.splice(torch.zeros(2, BLOCKS, BLOCK, HEADS, DIM), [0, 1, 2, 3, 4, -1], Rotations(Plan.from_edits(70, [Edit.insert(3, 20)]), ROPE))
+        vllm.splice(
+            torch.zeros(2, BLOCKS, BLOCK, HEADS, DIM),
+            [0, 1, 2, 3, 4, -1],
+            Rotations(Plan.from_edits(70, [Edit.insert(3, 20)]), ROPE),
+        )
 
 
 @pytest.mark.parametrize("element", DTYPES)

@@ -1,7 +1,5 @@
 """Caches of transformers: with one layer, an edited cache gives the logits of the whole text encoded anew."""
 
-import inspect
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -10,7 +8,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 from transformers import DynamicCache, StaticCache  # noqa: E402
 
 from pie_rope import Edit, Plan  # noqa: E402
-from pie_rope.huggingface import edit_cache, encode_spans  # noqa: E402
+from pie_rope.huggingface import cache_argument, edit_cache, encode_spans  # noqa: E402
 
 VOCABULARY, TOKENS = 97, 60
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4)
@@ -48,11 +46,6 @@ def edited(tokens, edits):
         rows += [tokens[..., done : edit.start], torch.randint(VOCABULARY, (*tokens.shape[:-1], edit.inserted))]
         done = edit.stop
     return torch.cat([*rows, tokens[..., done:]], -1)
-
-
-def cache_argument(model):
-    """transformers 5 renames it on the way."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def cached(model, tokens, cache):
@@ -104,6 +97,76 @@ def test_logits_equal_those_of_full_recomputation(model_type, kind, edit):
         assert (mine - other).abs().max() > 0.01 * other.abs().max()
 
 
+FREQUENCIES = {
+    "longrope": ("phi3", dict(
+        partial_rotary_factor=1.0, original_max_position_embeddings=32, rope_parameters=dict(
+            rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=16.0,
+            original_max_position_embeddings=32,
+        ),
+    )),
+    "dynamic": ("llama", dict(
+        max_position_embeddings=32, rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=2.0),
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [29, 60], ids=["across the switch", "beyond it"])
+@pytest.mark.parametrize("rope_type", FREQUENCIES)
+def test_frequencies_that_depend_on_the_length(rope_type, rows):
+    """All keys get the frequencies of the edited length, those of new tokens at small positions included."""
+    model_type, changes = FREQUENCIES[rope_type]
+    model = model_of(model_type, **changes)
+    tokens = torch.randint(VOCABULARY, (1, rows))
+    edits = [Edit.insert(3, 2), Edit.replace(20, 22, 6)]
+    new_tokens = edited(tokens, edits)
+    cache = cached(model, tokens, DynamicCache())
+    old = cache.layers[0].keys.clone()
+    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, edits)).logits[:, -1]
+    # Another one: under dynamic NTK a model remembers the longest sequence that it has seen.
+    fresh = model_of(model_type, **changes)
+    anew = cached(fresh, new_tokens, DynamicCache()).layers[0].keys
+    with torch.no_grad():
+        want = fresh(new_tokens).logits[:, -1]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cache.layers[0].keys, anew, rtol=1e-4, atol=1e-4)
+    # The switch, or the stretch, turns rows before the first edit as well.
+    if rows < 32 or rope_type == "dynamic":
+        assert (old[:, :, 2] - anew[:, :, 2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "a pass for each span"])
+def test_ways_to_encode_agree(implementation, monkeypatch):
+    if implementation.startswith("a pass"):
+        monkeypatch.setattr("pie_rope.huggingface._takes_any_mask", lambda config, rows: False)
+        model = model_of("llama", num_hidden_layers=2)
+    else:
+        model = model_of("llama", num_hidden_layers=2, attn_implementation=implementation)
+        assert model.config._attn_implementation == implementation
+    tokens = torch.randint(VOCABULARY, (2, TOKENS))
+    new_tokens = edited(tokens, EDITS["several"])
+    cache = cached(model, tokens, StaticCache(config=model.config, max_cache_len=80))
+    spans = edit_cache(cache, model.config, EDITS["several"])
+    got = encode_spans(model, cache, new_tokens, spans).logits[:, -1]
+    # By hand, token by token, on the same edited cache.
+    other = cached(model, tokens, DynamicCache())
+    edit_cache(other, model.config, EDITS["several"])
+    rows = [row for span in spans for row in range(span.row, span.row + span.len)] + [new_tokens.shape[-1] - 1]
+    for row in rows:
+        view = DynamicCache()
+        for index, layer in enumerate(other.layers):
+            view.update(layer.keys[:, :, :row], layer.values[:, :, :row], index)
+        with torch.no_grad():
+            positions = torch.tensor([[row]])
+            arguments = {cache_argument(model): view, "position_ids": positions, "use_cache": True}
+            want = model(new_tokens[:, row : row + 1], **arguments).logits[:, -1]
+        for layer, one in zip(other.layers, view.layers):
+            layer.keys[:, :, row], layer.values[:, :, row] = one.keys[:, :, row], one.values[:, :, row]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(cache.layers, other.layers):
+        torch.testing.assert_close(ours.keys[:, :, : rows[-1] + 1], theirs.keys, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.values[:, :, : rows[-1] + 1], theirs.values, rtol=1e-4, atol=1e-5)
+
+
 def test_generation_goes_on_from_an_edited_cache():
     model = model_of("llama")
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
@@ -140,6 +203,18 @@ def refused(call, text, error=ValueError):
     assert text in str(raised.value), raised.value
 
 
+def test_spans_that_one_pass_cannot_encode_rightly_are_refused(monkeypatch):
+    monkeypatch.setattr("pie_rope.huggingface._takes_any_mask", lambda config, rows: False)
+    model_type, changes = FREQUENCIES["longrope"]
+    model = model_of(model_type, **changes)
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    new_tokens = edited(tokens, EDITS["insertion"])
+    cache = cached(model, tokens, DynamicCache())
+    spans = edit_cache(cache, model.config, EDITS["insertion"])
+    refused(lambda: encode_spans(model, cache, new_tokens, spans), "a pass that ends at position 24 would take other")
+    refused(lambda: encode_spans(model, cache, tokens, spans), "tokens: there are 60, but the cache has [65] rows")
+
+
 def test_a_refused_cache_is_as_it_was():
     model = model_of("llama", num_hidden_layers=2)
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
@@ -155,15 +230,23 @@ def test_a_refused_cache_is_as_it_was():
     other = transformers.LlamaConfig(**{**SMALL, "hidden_size": 256})
     refused(lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "it has 1 layers, the cache 2")
     other = transformers.LlamaConfig(**{**SMALL, "hidden_size": 256, "num_hidden_layers": 2})
-    refused(lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "turns dimensions 0 to 64 of layer 0, whose keys have 16")
+    refused(
+        lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "turns dimensions 0 to 64 of layer 0, whose keys have 16"
+    )
     for layer, (keys, values) in zip(cache.layers, before):
         assert (layer.keys == keys).all() and (layer.values == values).all() and int(layer.get_seq_length()) == TOKENS
 
     model = model_of("gemma3_text", sliding_window=32)
     cache = cached(model, tokens, DynamicCache(config=model.config))
-    refused(lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]), "layer 0 keeps 31 rows and loses those before them")
+    refused(
+        lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]),
+        "layer 0 keeps 31 rows and loses those before them",
+    )
     cache = cached(model, tokens, StaticCache(config=model.config, max_cache_len=96))
-    refused(lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]), "layer 0 keeps 32 rows and loses those before them")
+    refused(
+        lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]),
+        "layer 0 keeps 32 rows and loses those before them",
+    )
     # A cache that keeps all rows is edited beyond the window, too.
     cache = cached(model, tokens, DynamicCache())
     new_tokens = edited(tokens, EDITS["several"])

@@ -33,7 +33,9 @@ def read(path):
 
 def numbers(keys, element):
     """Bits, the most significant first, as an array of the type, with bfloat16 as its bits."""
-    return np.frombuffer(keys, ">u4" if element == "f32" else ">u2").astype(np.uint32 if element == "f32" else np.uint16)
+    return np.frombuffer(keys, ">u4" if element == "f32" else ">u2").astype(
+        np.uint32 if element == "f32" else np.uint16
+    )
 
 
 def values(bits, element):
