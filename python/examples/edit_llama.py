@@ -28,7 +28,7 @@ EDITS = {
     "insertion": [
         (
             "/// One sequence: the pages",
-            "/// How many pages a pool may have.\npub const MOST_PAGES: usize = 1 << 20;\n\n/// One sequence: the pages",
+            "/// The most pages of a pool.\npub const MOST_PAGES: usize = 1 << 20;\n\n/// One sequence: the pages",
         )
     ],
     "deletion": [('            PoolError::Unknown(id) => write!(f, "no sequence with id {}", id),\n', "")],

@@ -13,6 +13,20 @@ _Integers: TypeAlias = Iterable[int] | _SupportsToList
 _Pairing: TypeAlias = Literal["half-split", "interleaved"]
 _Layout: TypeAlias = Literal["bhsd", "bshd", "slots", "nhd", "hnd", "x_packed"]
 
+__all__ = [
+    "Edit",
+    "ModelRope",
+    "NewSpan",
+    "Plan",
+    "Rope",
+    "Rotations",
+    "Span",
+    "__version__",
+    "copy",
+    "rotate",
+    "splice",
+]
+
 __version__: str
 
 @final

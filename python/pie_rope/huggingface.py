@@ -17,6 +17,7 @@ from ._native import ModelRope, NewSpan, Plan, Rotations, copy, splice
 __all__ = ["cache_argument", "edit_cache", "encode_spans", "model_rope"]
 
 
+@torch.no_grad()
 def edit_cache(cache, config, edits) -> list[NewSpan]:
     """Moves and turns the rows of a ``DynamicCache`` or ``StaticCache`` as an edit of its tokens asks for.
 
@@ -85,8 +86,8 @@ def encode_spans(model, cache, tokens, spans, **kwargs):
     for some in ranges:
         if model_rope(model.config, some[-1] + 1) != model_rope(model.config, last + 1):
             raise ValueError(
-                f"spans: a pass that ends at position {some[-1]} would take other frequencies than the {last + 1} rows of"
-                ' the cache have (LongRoPE, dynamic NTK); with `attn_implementation="sdpa"` all are one pass'
+                f"spans: a pass that ends at position {some[-1]} would take other frequencies than the {last + 1} rows"
+                ' of the cache have (LongRoPE, dynamic NTK); with `attn_implementation="sdpa"` all are one pass'
             )
         chosen = torch.tensor(some, device=tokens.device)
         arguments = {
@@ -102,7 +103,7 @@ def encode_spans(model, cache, tokens, spans, **kwargs):
 
 
 def cache_argument(model) -> str:
-    """How the model's ``forward`` calls its cache: ``past_key_values``, or ``cache`` in later versions of transformers."""
+    """How the model's ``forward`` calls its cache: ``past_key_values``, or ``cache`` in later versions."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -149,8 +150,8 @@ def _check(index, layer, plan):
     window = room if room is not None else layer.sliding_window - 1 if layer.is_sliding else None
     if layer.is_sliding and max(plan.old_rows, plan.new_rows) > window:
         raise ValueError(
-            f"cache: layer {index} keeps {window} rows and loses those before them, so {plan.old_rows} rows cannot become"
-            f" {plan.new_rows}; a `DynamicCache()` that is made without a configuration keeps them all"
+            f"cache: layer {index} keeps {window} rows and loses those before them, so {plan.old_rows} rows cannot"
+            f" become {plan.new_rows}; a `DynamicCache()` that is made without a configuration keeps them all"
         )
     if room is not None and plan.new_rows > room:
         raise ValueError(f"edits: {plan.new_rows} rows are more than the {room} that layer {index} of the cache has")
@@ -206,7 +207,8 @@ class _Call:
             self.grown = [[_longer(tensor, plan) for tensor in tensors] for tensors in self.tensors()]
 
     def tensors(self):
-        return [[getattr(layer, part) for layer in self.layers] for part in (self.turned, self.moved)]
+        # A cache that was filled outside of `torch.no_grad` is edited as well; its graph ends here.
+        return [[getattr(layer, part).detach() for layer in self.layers] for part in (self.turned, self.moved)]
 
     def run(self, plan):
         keys, values = self.tensors()

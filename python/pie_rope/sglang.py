@@ -37,8 +37,8 @@ def edited_slots(slots, plan: Plan, free) -> list[int]:
     for span in plan.kept:
         edited[span.dst : span.dst + span.len] = slots[span.src : span.src + span.len]
     free = iter(free)
-    for span in plan.new_spans:
-        edited[span.rows] = [next(free) for _ in range(span.len)]
+    for opened in plan.new_spans:
+        edited[opened.rows] = [next(free) for _ in range(opened.len)]
     return edited
 
 

@@ -3,14 +3,14 @@
 A layer's ``kv_cache`` is, by attention backend:
 
 - ``[2, blocks, block_size, heads, head_size]`` (FlashAttention);
-- ``[blocks, 2, block_size, heads, head_size]`` (FlashInfer, Triton), in memory also with heads before rows: vLLM then
-  hands out a permuted view of the same shape, and strides are all that matters here;
+- ``[blocks, 2, block_size, heads, head_size]`` (FlashInfer, Triton), in memory also with heads before rows: vLLM
+  then hands out a permuted view of the same shape, and strides are all that matters here;
 - ``[blocks, block_size, head_size]`` for latent attention (MLA): 512 + 64 in DeepSeek-V3, no values;
-- a pair ``(keys, values)``, each ``[blocks, block_size, heads, head_size]``, for any other backend that keeps both apart.
+- a pair ``(keys, values)``, each ``[blocks, block_size, heads, head_size]``, for any other that keeps both apart.
 
-Row ``r`` of a request is in block ``block_table[r // block_size]``: the request's row of vLLM's block table, a list or a
-tensor (of one on a GPU, the copy to the host is waited for; vLLM has its own there, too). Padding behind the blocks in
-use may stay.
+Row ``r`` of a request is in block ``block_table[r // block_size]``: the request's row of vLLM's block table, a list or
+a tensor (of one on a GPU, the copy to the host is waited for; vLLM has its own there, too). Padding behind the
+blocks in use may stay.
 
 Blocks that other requests share (prefix caching) must not be edited in place: :func:`copy` brings the rows to blocks of
 the request's own instead.

@@ -167,6 +167,18 @@ def test_ways_to_encode_agree(implementation, monkeypatch):
         torch.testing.assert_close(ours.values[:, :, : rows[-1] + 1], theirs.values, rtol=1e-4, atol=1e-5)
 
 
+def test_a_cache_with_a_graph_is_edited_as_well():
+    model = model_of("llama")
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    cache = DynamicCache()
+    model(tokens, use_cache=True, **{cache_argument(model): cache})
+    assert cache.layers[0].keys.requires_grad
+    other = cached(model, tokens, DynamicCache())
+    for each in (cache, other):
+        edit_cache(each, model.config, EDITS["deletion"])
+    assert (cache.layers[0].keys == other.layers[0].keys).all()
+
+
 def test_generation_goes_on_from_an_edited_cache():
     model = model_of("llama")
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
