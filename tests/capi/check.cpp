@@ -22,6 +22,7 @@ template <class Owner, class Make> Owner made(Make make) {
 }
 
 extern "C" int edit(float *keys[2], float *values[2]);
+extern "C" int shift(void *cache_k[2], const int32_t *positions, size_t cells, int32_t p0, int32_t p1, int32_t delta);
 
 int main() {
     auto rope = made<Rope>([](auto out) {
@@ -76,12 +77,26 @@ int main() {
     CHECK(std::string(pie_rope_last_error()) == "cpu: it is null");
     CHECK(other == "rotations: it is null");
 
-    // The README's snippet.
+    // The README's snippets.
     std::vector<float> buffers(4 * 4 * 64 * 64, 1.0f);
     float *at = buffers.data();
     float *snippet_keys[2] = {at, at + 4 * 64 * 64}, *snippet_values[2] = {at + 8 * 64 * 64, at + 12 * 64 * 64};
     OK(edit(snippet_keys, snippet_values));
     CHECK(snippet_keys[1][9 * 64] == 1.0f && snippet_keys[1][13 * 64] != 1.0f);
+
+    // Cell i holds position 39 - i; those from position 20 on move back by 5. Every pair is (1, 0) to begin with.
+    const size_t cells = 40, row = 4 * 64;
+    std::vector<uint16_t> cell_keys(2 * cells * row);
+    for (size_t i = 0; i < cell_keys.size(); i += 2) cell_keys[i] = 0x3c00;
+    std::vector<int32_t> positions(cells);
+    for (size_t i = 0; i < cells; i++) positions[i] = 39 - static_cast<int32_t>(i);
+    void *cache_k[2] = {cell_keys.data(), cell_keys.data() + cells * row};
+    OK(shift(cache_k, positions.data(), cells, 20, -1, -5));
+    for (size_t i = 0; i < 2 * cells * row; i += 2) {
+        double angle = positions[i / row % cells] >= 20 ? -5 * std::pow(10000.0, -double(i % 64) / 64) : 0;
+        CHECK(std::fabs(number(PIE_ROPE_F16, cell_keys[i]) - std::cos(angle)) <= 0.00049);
+        CHECK(std::fabs(number(PIE_ROPE_F16, cell_keys[i + 1]) - std::sin(angle)) <= 0.00049);
+    }
 
     std::printf("C++, pie-rope %s: ok\n", pie_rope_version());
 }
