@@ -223,9 +223,10 @@ impl Cpu {
     /// - every address of a [`RawLayer`] is valid for reads and writes of its length (for reads alone if
     ///   it is only copied from), and holds elements of the layout's type;
     /// - nobody else reads or writes these buffers during the call;
-    /// - no two buffers of a call overlap, except that a layer's keys and values may be *one* buffer
-    ///   (equal addresses), and that source and destination of a copy may be the same layers (equal
-    ///   addresses). Both are then checked, by their layouts, to have no element in common.
+    /// - no element that the layouts name is in two buffers of a call (interleaved views of one allocation
+    ///   share none), except that a layer's keys and values may be *one* buffer (equal addresses), and that
+    ///   source and destination of a copy may be the same layers (equal addresses). Both are then checked,
+    ///   by their layouts, to have no element in common.
     ///
     /// # Errors
     /// See [`Cpu`].

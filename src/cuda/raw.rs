@@ -28,9 +28,10 @@ impl Cuda {
     ///   workspace;
     /// - `stream` is of the backend's context (null: the default stream), and what else touches these buffers and
     ///   the workspace is ordered before or after it;
-    /// - no two buffers of a call overlap, except that a layer's keys and values may be *one* buffer (equal
-    ///   addresses), and that source and destination of a copy may be the same layers (equal addresses). Both are
-    ///   then checked, by their layouts, to have no element in common.
+    /// - no element that the layouts name is in two buffers of a call (interleaved views of one allocation share
+    ///   none), except that a layer's keys and values may be *one* buffer (equal addresses), and that source and
+    ///   destination of a copy may be the same layers (equal addresses). Both are then checked, by their layouts, to
+    ///   have no element in common.
     ///
     /// # Errors
     /// See [`Cuda`].
