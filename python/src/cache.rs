@@ -5,7 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::dlpack::{Borrowed, Device, device};
+use crate::dlpack::{Borrow, Borrowed, Device, device};
 
 /// The keys, or the values, of every layer.
 pub(crate) struct Tensors<'py> {
@@ -21,7 +21,7 @@ impl<'py> Tensors<'py> {
         given: &Bound<'py, PyAny>,
         layout: &str,
         writes: bool,
-        stream: Option<i64>,
+        how: &Borrow<'py>,
     ) -> PyResult<Self> {
         let given = layers(given)?;
         let one = |(index, tensor)| {
@@ -30,7 +30,7 @@ impl<'py> Tensors<'py> {
             } else {
                 name.to_owned()
             };
-            let borrowed = Borrowed::new(&name, tensor, writes, stream)?;
+            let borrowed = Borrowed::new(&name, tensor, writes, how)?;
             let element = borrowed.element(&name)?;
             PyResult::Ok((name, borrowed, element))
         };

@@ -7,6 +7,7 @@ use std::ffi::c_void;
 
 use pie_rope::ElementType;
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 
@@ -84,13 +85,12 @@ struct Kind {
 }
 
 impl<'py> Borrowed<'py> {
-    /// Borrows what `tensor` is. `name` is how messages call it; `writes`: whether it has to be writable; `stream`:
-    /// where it will be used, for tensors of CUDA.
+    /// Borrows what `tensor` is. `name` is how messages call it; `writes`: whether it has to be writable.
     pub(crate) fn new(
         name: &str,
         tensor: &Bound<'py, PyAny>,
         writes: bool,
-        stream: Option<i64>,
+        how: &Borrow<'py>,
     ) -> PyResult<Self> {
         // numpy has no bfloat16 of its own, and does not export that of ml_dtypes: its bits are borrowed.
         let bfloat16 = is_numpy_bfloat16(tensor)?;
@@ -99,7 +99,7 @@ impl<'py> Borrowed<'py> {
         } else {
             None
         };
-        let capsule = export(name, bits.as_ref().unwrap_or(tensor), stream)?;
+        let capsule = how.export(name, bits.as_ref().unwrap_or(tensor))?;
         let versioned = capsule.is_valid_checked(Some(c"dltensor_versioned"));
         let tensor: *const Tensor = if versioned {
             let record: *const Versioned = capsule
@@ -130,6 +130,7 @@ impl<'py> Borrowed<'py> {
         // SAFETY: the capsule, which the result holds, keeps the record; its strides and shape have as many entries as
         // it has dimensions.
         let mut borrowed = unsafe { read(name, tensor, capsule.clone()) }?;
+        how.check(name, borrowed.device)?;
         if bfloat16 {
             borrowed.kind = Kind {
                 code: 4,
@@ -224,43 +225,70 @@ fn place(name: &str, kind: i32, id: i32) -> PyResult<Device> {
 }
 
 fn is_numpy_bfloat16(tensor: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let Ok(dtype) = tensor.getattr("dtype") else {
+    // By name, as this is asked for every tensor, and numpy may not be there.
+    let class = tensor.get_type().name()?;
+    if class != "ndarray" && class != "memmap" {
         return Ok(false);
-    };
-    // torch's dtypes have no such attribute.
-    Ok(dtype
-        .getattr("name")
-        .is_ok_and(|name| name.eq("bfloat16").unwrap_or(false))
-        && tensor.hasattr("__array_interface__")?)
+    }
+    let dtype = tensor.getattr(intern!(tensor.py(), "dtype"))?;
+    dtype.getattr(intern!(tensor.py(), "name"))?.eq("bfloat16")
 }
 
-/// The capsule of a tensor, of DLPack 1 where its library knows it: that says what is read-only.
-fn export<'py>(
-    name: &str,
-    tensor: &Bound<'py, PyAny>,
-    stream: Option<i64>,
-) -> PyResult<Bound<'py, PyCapsule>> {
-    let py = tensor.py();
-    let arguments = PyDict::new(py);
-    if let Some(stream) = stream {
-        arguments.set_item("stream", stream)?;
-    }
-    let old = arguments.copy()?;
-    arguments.set_item("max_version", (1, 0))?;
-    let export =
-        |arguments: &Bound<'py, PyDict>| tensor.call_method("__dlpack__", (), Some(arguments));
-    let capsule = match export(&arguments) {
-        Err(error) if error.is_instance_of::<PyTypeError>(py) => export(&old),
-        other => other,
-    };
-    match capsule {
-        Ok(capsule) => Ok(capsule.cast_into()?),
-        // Why a library does not export it (it requires a gradient, is sparse, is read-only) is its own to say.
-        Err(error) => {
-            let refused = PyValueError::new_err(format!("{name}: {}", error.value(py)));
-            refused.set_cause(py, Some(error));
-            Err(refused)
+/// How the tensors of a call are borrowed: on one device, for use in one stream.
+pub(crate) struct Borrow<'py> {
+    device: Device,
+    /// What `__dlpack__` is called with: as of DLPack 1, which says what is read-only, and for libraries before it.
+    arguments: Bound<'py, PyDict>,
+    old_arguments: Bound<'py, PyDict>,
+}
+
+impl<'py> Borrow<'py> {
+    /// `stream`: as DLPack counts, for tensors of CUDA.
+    pub(crate) fn new(py: Python<'py>, device: Device, stream: Option<i64>) -> PyResult<Self> {
+        let arguments = PyDict::new(py);
+        if let Some(stream) = stream {
+            arguments.set_item("stream", stream)?;
         }
+        let old_arguments = arguments.copy()?;
+        arguments.set_item("max_version", (1, 0))?;
+        Ok(Borrow {
+            device,
+            arguments,
+            old_arguments,
+        })
+    }
+
+    /// The capsule of a tensor.
+    fn export(&self, name: &str, tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyCapsule>> {
+        let py = tensor.py();
+        let export = |arguments: &Bound<'py, PyDict>| {
+            tensor.call_method(intern!(py, "__dlpack__"), (), Some(arguments))
+        };
+        let capsule = match export(&self.arguments) {
+            Err(error) if error.is_instance_of::<PyTypeError>(py) => export(&self.old_arguments),
+            other => other,
+        };
+        match capsule {
+            Ok(capsule) => Ok(capsule.cast_into()?),
+            Err(error) => {
+                // A library may refuse a stream of another device's.
+                self.check(name, device(name, tensor)?)?;
+                // Why else it does not export it (it requires a gradient, is sparse, is read-only) is its own to say.
+                let refused = PyValueError::new_err(format!("{name}: {}", error.value(py)));
+                refused.set_cause(py, Some(error));
+                Err(refused)
+            }
+        }
+    }
+
+    fn check(&self, name: &str, device: Device) -> PyResult<()> {
+        if device == self.device {
+            return Ok(());
+        }
+        Err(PyValueError::new_err(format!(
+            "{name}: tensors must all be on one device; there are some on {} and some on {device}",
+            self.device
+        )))
     }
 }
 

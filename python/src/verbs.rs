@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::cache::{Tensors, check_apart, device_of, layers};
-use crate::dlpack::{Borrowed, Device, device};
+use crate::dlpack::{Borrow, Borrowed, Device};
 use crate::errors::raise;
 use crate::numbers::table;
 use crate::rope::Rotations;
@@ -166,21 +166,13 @@ impl<'py> Cache<'py> {
         (keys_layout, values_layout): (&str, &str),
         writes: bool,
     ) -> PyResult<Self> {
+        let how = &call.borrow;
         let (name, given) = keys;
-        call.check_device(name, given)?;
-        let keys = Tensors::borrow(name, given, keys_layout, writes, call.export_stream())?;
-        let values = match values {
-            (_, None) => None,
-            (name, Some(given)) => {
-                call.check_device(name, given)?;
-                Some(Tensors::borrow(
-                    name,
-                    given,
-                    values_layout,
-                    writes,
-                    call.export_stream(),
-                )?)
-            }
+        let keys = Tensors::borrow(name, given, keys_layout, writes, how)?;
+        let (name, given) = values;
+        let values = match given {
+            Some(given) => Some(Tensors::borrow(name, given, values_layout, writes, how)?),
+            None => None,
         };
         let cache = Cache { keys, values };
         if let Some(values) = &cache.values
@@ -230,72 +222,58 @@ impl<'py> Cache<'py> {
 struct Call<'py> {
     py: Python<'py>,
     device: Device,
-    /// The CUDA stream, and whether the tensors are in it already.
+    /// The CUDA stream.
     stream: usize,
-    in_stream: bool,
+    /// torch, if the stream is its current one: the tensors are ready there, and more memory can be had of it.
     torch: Option<Bound<'py, PyModule>>,
+    borrow: Borrow<'py>,
 }
 
 impl<'py> Call<'py> {
     /// Where `tensors` are; on CUDA in `stream`, or where torch would run now.
     fn new(tensors: &Bound<'py, PyAny>, stream: Option<&Bound<'py, PyAny>>) -> PyResult<Self> {
+        let py = tensors.py();
         let device = device_of("keys", tensors)?;
         let Device::Cuda(ordinal) = device else {
             if stream.is_some() {
                 return Err(PyValueError::new_err("stream: the tensors are on the CPU"));
             }
+            let borrow = Borrow::new(py, device, None)?;
             return Ok(Call {
-                py: tensors.py(),
+                py,
                 device,
                 stream: 0,
-                in_stream: true,
                 torch: None,
+                borrow,
             });
         };
+        let stream = stream.map(handle).transpose()?;
         let torch = torch_of(&layers(tensors)?[0])?;
         let current = match &torch {
-            Some(torch) => Some(handle(
-                &torch
+            Some(torch) => {
+                let current = torch
                     .getattr("cuda")?
-                    .call_method1("current_stream", (ordinal,))?,
-            )?),
+                    .call_method1("current_stream", (ordinal,))?;
+                Some(handle(&current)?)
+            }
             None => None,
         };
-        let stream = match stream {
-            Some(stream) => handle(stream)?,
-            None => current.unwrap_or(0),
+        let stream = stream.or(current).unwrap_or(0);
+        let torch = torch.filter(|_| current == Some(stream));
+        // DLPack counts the legacy default stream as 1; with -1 nothing is ordered.
+        let ordered = if torch.is_some() {
+            -1
+        } else {
+            stream.max(1) as i64
         };
+        let borrow = Borrow::new(py, device, Some(ordered))?;
         Ok(Call {
-            py: tensors.py(),
+            py,
             device,
             stream,
-            in_stream: current == Some(stream),
             torch,
+            borrow,
         })
-    }
-
-    /// What DLPack calls the stream; -1: no order is needed.
-    fn export_stream(&self) -> Option<i64> {
-        match self.device {
-            Device::Cpu => None,
-            Device::Cuda(_) if self.in_stream => Some(-1),
-            // The legacy default stream is 1 there.
-            Device::Cuda(_) => Some(self.stream.max(1) as i64),
-        }
-    }
-
-    /// All tensors are on the call's device: before they are borrowed, as libraries refuse a stream of another.
-    fn check_device(&self, name: &str, tensors: &Bound<'py, PyAny>) -> PyResult<()> {
-        for tensor in layers(tensors)? {
-            let device = device(name, &tensor)?;
-            if device != self.device {
-                return Err(PyValueError::new_err(format!(
-                    "{name}: tensors must all be on one device; there are some on {} and some on {device}",
-                    self.device
-                )));
-            }
-        }
-        Ok(())
     }
 
     #[allow(clippy::too_many_arguments, reason = "two ends, each with its table")]
@@ -382,7 +360,7 @@ impl<'py> Call<'py> {
         let tensor = match (given, &self.torch) {
             (Some(given), _) => given.clone(),
             (None, _) if needed == 0 => return Ok(None),
-            (None, Some(torch)) if self.in_stream => {
+            (None, Some(torch)) => {
                 let Device::Cuda(ordinal) = self.device else {
                     return Ok(None);
                 };
@@ -395,12 +373,7 @@ impl<'py> Call<'py> {
                 )));
             }
         };
-        let borrowed = Borrowed::new("workspace", &tensor, true, self.export_stream())?;
-        if borrowed.device != self.device {
-            return Err(PyValueError::new_err(
-                "workspace: it is on another device than the tensors",
-            ));
-        }
+        let borrowed = Borrowed::new("workspace", &tensor, true, &self.borrow)?;
         Ok(Some(borrowed))
     }
 }
