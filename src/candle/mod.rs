@@ -47,9 +47,11 @@ use view::{End, View};
 /// # Locks
 ///
 /// A call holds candle's locks on the memory of all its tensors, for writing but of what is only copied from, from
-/// before its last checks until it has run, and takes them in the order that candle does: threads may edit and read
-/// tensors as they like, and see them as they were before or after. On CUDA, the call has been launched into candle's
-/// stream of the device by then, and is ordered there as candle's own kernels are.
+/// before its last checks until it has run: other threads see them as they were before or after. It takes them in
+/// increasing order of their addresses, as candle's in-place operations do, so calls never wait for each other in a
+/// circle. Candle's other operations lock their arguments as they come: one that takes *two* tensors of a call at once
+/// (a `slice_set` from one into the other) must not run at the same time. On CUDA, a call returns when it has been
+/// launched into candle's stream of the device, and is ordered there as candle's own kernels are.
 ///
 /// # Errors
 ///
@@ -279,7 +281,8 @@ fn one_device<'a>(ends: &[&End<'a>]) -> Result<&'a Device> {
 fn storages<'a>(ends: &[(&End<'a>, bool)]) -> Result<Vec<Storage<'a>>> {
     let views = ends
         .iter()
-        .flat_map(|&(end, written)| end.views().map(move |view| (view, written)));
+        .flat_map(|&(end, written)| end.views().map(move |view| (view, written)))
+        .filter(|(view, _)| !view.is_empty());
     let mut views: Vec<(&View<'a>, bool)> = views.collect();
     views.sort_by_key(|(view, _)| (view.storage, view.start));
     for (index, &(view, written)) in views.iter().enumerate() {
@@ -319,6 +322,9 @@ impl End<'_> {
     /// The layers by address.
     fn raw(&self, memory: &[Memory]) -> Result<Vec<RawLayer>> {
         let place = |view: &View<'_>| {
+            if view.is_empty() {
+                return Ok((std::ptr::dangling_mut(), 0));
+            }
             let found = memory.binary_search_by_key(&view.storage, |memory| memory.key);
             let memory = &memory[found.expect("every storage has been lent")];
             if memory.element != view.layout.element() {

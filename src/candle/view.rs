@@ -96,6 +96,16 @@ impl<'a> View<'a> {
                 )));
             }
         };
+        // A cache that has no rows yet has no strides to speak of: candle's are 0.
+        let (batch, heads) = if rows.len == 0 {
+            let of = |axis: Axis, stride| Axis::new(axis.len, stride);
+            (
+                of(batch, heads.len.saturating_mul(dim.len)),
+                of(heads, dim.len),
+            )
+        } else {
+            (batch, heads)
+        };
         let (packs, pack) = if dim.stride > 1 {
             (dim, 1)
         } else if dim.stride == 0 && dim.len > 1 {
@@ -135,6 +145,11 @@ impl<'a> View<'a> {
     /// The layout from the start of the memory on.
     pub(super) fn placed(&self) -> KeyLayout<'static> {
         self.layout.with_offset(self.start)
+    }
+
+    /// Whether it has no elements, and no part in the call but its shape.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tensor.elem_count() == 0
     }
 
     /// The two of them, for an error that names the argument of the other.
