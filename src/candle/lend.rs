@@ -30,18 +30,45 @@ pub(super) struct Memory {
     pub(super) len: usize,
 }
 
-/// Runs `work` while candle lends all `storages`, which are in increasing order of their keys: candle locks several in
-/// this order, too, so nobody waits in a circle. `work` finds them in that order.
+/// What may be lent on the caller's stack, one inside the other: a level takes 3 KB of it where nothing is optimised,
+/// and a thread of Rust's has 2 MB.
+const LEVELS: usize = 128;
+/// The stack that a level is given where there are more.
+const LEVEL: usize = 16 << 10;
+
+/// Runs `work` while candle lends all `storages`, which are in increasing order of their keys: candle's in-place
+/// operations lock several in this order, too, so none waits for another in a circle. `work` finds them in that order.
 pub(super) fn lend(
     storages: &[Storage<'_>],
-    work: &dyn Fn(&[Memory]) -> Result<()>,
+    work: &(dyn Fn(&[Memory]) -> Result<()> + Sync),
 ) -> candle_core::Result<()> {
-    let lender = Lender {
-        storages,
-        memory: RefCell::new(Vec::with_capacity(storages.len())),
-        work,
+    let lent = || {
+        let lender = Lender {
+            storages,
+            memory: RefCell::new(Vec::with_capacity(storages.len())),
+            work,
+        };
+        lender.next()
     };
-    lender.next()
+    if storages.len() <= LEVELS {
+        return lent();
+    }
+    let stack = LEVEL.saturating_mul(storages.len());
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(stack);
+        let thread = thread
+            .spawn_scoped(scope, lent)
+            .map_err(|error| Error::Argument {
+                argument: "layers",
+                problem: format!(
+                    "no thread can be had to lock {} tensors: {error}",
+                    storages.len()
+                ),
+            })?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// A device that there are no kernels for, at least in this build.
