@@ -62,16 +62,7 @@ pub(crate) fn copy(
     within: bool,
 ) -> Result<()> {
     layer_count(rotations, src_layers.len())?;
-    if src_layers.len() != dst_layers.len() {
-        return Err(argument(
-            "dst",
-            format!(
-                "{} layers to copy to, but {} to copy from",
-                dst_layers.len(),
-                src_layers.len()
-            ),
-        ));
-    }
+    same_layers(src_layers.len(), dst_layers.len())?;
     let mut before = None;
     for (index, (&from, &to)) in src_layers.iter().zip(dst_layers).enumerate() {
         buffers(index, src, from, true)?;
@@ -123,7 +114,17 @@ fn argument(argument: &'static str, problem: String) -> Error {
     Error::Argument { argument, problem }
 }
 
-fn layer_count(rotations: &Rotations, given: usize) -> Result<()> {
+/// As many layers to copy to as to copy from.
+pub(crate) fn same_layers(src: usize, dst: usize) -> Result<()> {
+    if src != dst {
+        let problem = format!("{dst} layers to copy to, but {src} to copy from");
+        return Err(argument("dst", problem));
+    }
+    Ok(())
+}
+
+/// As many layers as the rotations are for.
+pub(crate) fn layer_count(rotations: &Rotations, given: usize) -> Result<()> {
     match rotations.layers() {
         Some(layers) if layers != given => Err(argument(
             "layers",

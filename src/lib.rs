@@ -19,8 +19,8 @@
 //! - [`Edit`] → [`Plan`]: which cached rows survive, where they go, and which tokens are to be encoded.
 //! - [`Rotations`]: one (cos, sin) row per distinct delta, its angles composed in f64.
 //! - [`KeyLayout`] / [`CacheLayout`]: where rows lie; every unquantised cache layout in use.
-//! - [`Cpu`]: the verbs [`rotate`](Cpu::rotate), [`splice`](Cpu::splice) and [`copy`](Cpu::copy); `Cuda` and `Wgpu`,
-//!   with the features of these names, have the same.
+//! - [`Cpu`]: the verbs [`rotate`](Cpu::rotate), [`splice`](Cpu::splice) and [`copy`](Cpu::copy); `Cuda`, `Wgpu`
+//!   and `Candle`, with the features of these names, have the same.
 //! - [`oracle`]: the definition in f64, which every backend is tested against.
 //!
 //! # Example
@@ -63,10 +63,14 @@
 //! - `rayon` (default): the CPU backend on all cores; brings `rayon`.
 //! - `cuda`: `Cuda`, the same verbs on an NVIDIA GPU, with nothing but its driver; brings `cudarc`, and exports it.
 //! - `wgpu`: `Wgpu`, the same verbs on a GPU; brings `wgpu`, and exports it.
+//! - `candle`: `Candle`, the same verbs over candle's tensors on the CPU; brings `candle-core`, and exports it.
+//! - `candle-cuda`: and over its tensors on NVIDIA GPUs; brings candle's own CUDA feature, which needs nvcc to build.
 //! - `capi`: the functions of `include/pie_rope.h`, for C and C++.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "candle")]
+mod candle;
 #[cfg(feature = "capi")]
 mod capi;
 mod check;
@@ -90,6 +94,8 @@ mod webgpu;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(feature = "candle")]
+pub use candle::{Candle, CandleLayer};
 pub use cpu::{Cpu, Layer, LayerRef, RawLayer};
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaLayer, CudaLayerRef, CudaRawLayer, CudaWorkspace};
@@ -102,6 +108,9 @@ pub use rotations::{Rotations, Table, Turn, TurnedSpan};
 #[cfg(feature = "wgpu")]
 pub use webgpu::{Wgpu, WgpuLayer, WgpuSlice};
 
+/// The candle-core that this crate was built with.
+#[cfg(feature = "candle")]
+pub use ::candle_core;
 /// The cudarc that this crate was built with.
 #[cfg(feature = "cuda")]
 pub use ::cudarc;

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use indicatif::ProgressBar;
-use pie_rope::{Cpu, Plan};
+use pie_rope::{Candle, Plan};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
@@ -53,7 +53,7 @@ fn engine(checkpoint: &Checkpoint) -> Engine {
     Engine::new(
         decoder,
         checkpoint.text().unwrap(),
-        Backend::Cpu(Cpu::new()),
+        Backend::Cpu(Candle::new()),
         1,
         24,
     )
@@ -333,7 +333,7 @@ fn splices_as_the_processor_does(backend: &Backend, close: fn(DType) -> f32) {
             .unwrap();
         let mut on_cpu = engine.decoder().cache(CAPACITY, dtype).unwrap();
         on_cpu.copy_from(&cache).unwrap();
-        let cpu = Backend::Cpu(Cpu::new());
+        let cpu = Backend::Cpu(Candle::new());
         on_cpu.splice(&cpu, &plan, &rotations).unwrap();
         cache.splice(backend, &plan, &rotations).unwrap();
         for layer in 0..engine.decoder().config().layers {
@@ -556,7 +556,7 @@ fn every_family_turns_to_what_it_encodes() {
         let rotations = Rotations::for_model(&plan, decoder.rope()).unwrap();
         let stale = cache.rows(0, Part::Keys, 12).unwrap().copy().unwrap();
         cache
-            .splice(&Backend::Cpu(Cpu::new()), &plan, &rotations)
+            .splice(&Backend::Cpu(Candle::new()), &plan, &rotations)
             .unwrap();
         let flat = |keys: Tensor| -> Vec<f32> { keys.flatten_all().unwrap().to_vec1().unwrap() };
         let turned = cache.rows(0, Part::Keys, 1012).unwrap();

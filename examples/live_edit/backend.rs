@@ -2,26 +2,32 @@
 
 #[cfg(feature = "wgpu")]
 use anyhow::Context;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 use anyhow::Result;
-use pie_rope::{Cpu, Element, KeyLayout, Layer, Rotations};
+use pie_rope::Candle;
 #[cfg(feature = "cuda")]
 use pie_rope::{Cuda, CudaRawLayer, CudaWorkspace, cudarc::driver::DevicePtrMut};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use pie_rope::{Element, KeyLayout, Rotations};
 #[cfg(feature = "wgpu")]
 use pie_rope::{Wgpu, WgpuLayer, wgpu};
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 use crate::cache::Shape;
 
 /// A backend of the crate.
 pub(crate) enum Backend {
-    Cpu(Cpu),
+    /// The processor, on the cache's tensor itself.
+    Cpu(Candle),
     #[cfg(feature = "cuda")]
     Cuda(Device),
     #[cfg(feature = "wgpu")]
     Wgpu(Adapter),
 }
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 impl Backend {
-    /// Edits a cache, `[layer, 2, kv head, row, head_dim]`.
+    /// Edits a cache, `[layer, 2, kv head, row, head_dim]`, that lies in host memory, elsewhere.
     pub(crate) fn splice<T: Element>(
         &self,
         rotations: &Rotations,
@@ -37,21 +43,14 @@ impl Backend {
         // Keys and values lie alike in their halves of a layer, so one layout describes both.
         let layout = KeyLayout::bhsd(T::TYPE, [1, kv_heads, capacity, head_dim]);
         let half = kv_heads * capacity * head_dim;
-        let layers = data.chunks_exact_mut(2 * half);
         match self {
+            Backend::Cpu(_) => anyhow::bail!("the processor edits tensors where they are"),
             #[cfg(feature = "cuda")]
             Backend::Cuda(device) => device.splice(rotations, layout, half, data),
-            Backend::Cpu(cpu) => {
-                let mut layers: Vec<Layer<'_, T>> = layers
-                    .map(|layer| {
-                        let (keys, values) = layer.split_at_mut(layer.len() / 2);
-                        Layer::new(keys, values)
-                    })
-                    .collect();
-                Ok(cpu.splice(rotations, layout, &mut layers)?)
-            }
             #[cfg(feature = "wgpu")]
-            Backend::Wgpu(adapter) => adapter.splice(rotations, layout, layers),
+            Backend::Wgpu(adapter) => {
+                adapter.splice(rotations, layout, data.chunks_exact_mut(2 * half))
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The engine's KV cache, and what an edit does to it.
 //!
 //! The cache is one candle tensor, `[layer, 2, kv head, row, head_dim]` with keys at index 0 and
-//! values at index 1. The model reads views of it. An edit works in the same memory: candle lends
-//! the tensor's storage to an in-place operation, which lends its halves to the crate, all layers
-//! in one call. On the CPU, nothing is copied out or back.
+//! values at index 1. The model reads views of it, and an edit works on the same views, all layers in
+//! one call. On the CPU, nothing is copied out or back.
 
 use anyhow::{Result, ensure};
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Tensor};
-use pie_rope::{Plan, Rotations};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use candle_core::{CpuStorage, InplaceOp1};
+use candle_core::{DType, Device, Tensor};
+use pie_rope::{CandleLayer, Plan, Rotations};
 
 use crate::backend::Backend;
 
@@ -147,11 +148,23 @@ impl Cache {
             plan.old_rows(),
             self.positions.len()
         );
-        self.data.inplace_op1(&Splice {
-            backend,
-            rotations,
-            shape: self.shape,
-        })?;
+        match backend {
+            Backend::Cpu(candle) => {
+                let views = (0..self.shape.layers).map(|layer| {
+                    let lane = |part| self.lane(layer, part);
+                    Ok((lane(Part::Keys)?, lane(Part::Values)?))
+                });
+                let views: Vec<(Tensor, Tensor)> = views.collect::<Result<_>>()?;
+                let layers = views.iter().map(|(k, v)| CandleLayer::new(k, v));
+                candle.splice(rotations, &layers.collect::<Vec<_>>())?;
+            }
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            elsewhere => self.data.inplace_op1(&Splice {
+                backend: elsewhere,
+                rotations,
+                shape: self.shape,
+            })?,
+        }
         self.renumber(plan);
         Ok(())
     }
@@ -168,13 +181,15 @@ impl Cache {
     }
 }
 
-/// The crate's splice, on the memory of the cache tensor.
+/// The crate's splice on another device, which the memory of the cache tensor goes to and comes back from.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 struct Splice<'a> {
     backend: &'a Backend,
     rotations: &'a Rotations,
     shape: Shape,
 }
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 impl InplaceOp1 for Splice<'_> {
     fn name(&self) -> &'static str {
         "pie-splice"

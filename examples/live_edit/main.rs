@@ -1,5 +1,5 @@
-//! Edit a file under a code model without encoding it again: `cargo run --release --example
-//! live_edit`, `--help` for the rest.
+//! Edit a file under a code model without encoding it again: `cargo run --release --features candle
+//! --example live_edit`, `--help` for the rest.
 //!
 //! `cache` is what an engine has to do, and `compare` what it gains. `model` is the decoder that
 //! stands for the engine's, `checkpoint` and `text` read a published model, `edits` finds what is
@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use pie_rope::Cpu;
+use pie_rope::{Candle, Cpu};
 
 use crate::args::{Args, BackendName};
 use crate::backend::Backend;
@@ -106,18 +106,21 @@ fn run(args: &Args) -> Result<()> {
 /// The backend that is asked for.
 fn backend(args: &Args) -> Result<Backend> {
     match args.backend {
-        BackendName::Cpu => Ok(Backend::Cpu(Cpu::with_threads(args.threads())?)),
+        BackendName::Cpu => {
+            let cpu = Cpu::with_threads(args.threads())?;
+            Ok(Backend::Cpu(Candle::with_cpu(cpu)))
+        }
         #[cfg(feature = "cuda")]
         BackendName::Cuda => Ok(Backend::Cuda(backend::Device::open()?)),
         #[cfg(not(feature = "cuda"))]
         BackendName::Cuda => anyhow::bail!(
-            "this build has no CUDA backend: cargo run --release --features cuda --example live_edit"
+            "this build has no CUDA backend: cargo run --release --features candle,cuda --example live_edit"
         ),
         #[cfg(feature = "wgpu")]
         BackendName::Wgpu => Ok(Backend::Wgpu(backend::Adapter::open()?)),
         #[cfg(not(feature = "wgpu"))]
         BackendName::Wgpu => anyhow::bail!(
-            "this build has no wgpu backend: cargo run --release --features wgpu --example live_edit"
+            "this build has no wgpu backend: cargo run --release --features candle,wgpu --example live_edit"
         ),
     }
 }

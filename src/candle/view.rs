@@ -1,0 +1,190 @@
+//! What a tensor is to a verb: a layout, and where it begins in its memory.
+
+use candle_core::{DType, Tensor};
+
+use super::CandleLayer;
+use crate::{Axis, CacheLayout, ElementType, Error, KeyLayout, Result, Strides};
+
+/// The layers at one end of a call, which lie alike.
+pub(super) struct End<'a> {
+    pub(super) layout: CacheLayout<'static>,
+    pub(super) layers: Vec<(View<'a>, Option<View<'a>>)>,
+}
+
+impl<'a> End<'a> {
+    /// The layers of an argument, with or without their values; `None` if there are no layers.
+    pub(super) fn new(
+        argument: &'static str,
+        layers: &[CandleLayer<'a>],
+        values: bool,
+    ) -> Result<Option<Self>> {
+        let views = layers.iter().enumerate().map(|(layer, given)| {
+            let view = |part, tensor| View::new(argument, layer, part, tensor);
+            let values = given.values.filter(|_| values);
+            let values = values.map(|values| view("values", values));
+            Ok((view("keys", given.keys)?, values.transpose()?))
+        });
+        let layers: Vec<(View<'a>, Option<View<'a>>)> = views.collect::<Result<_>>()?;
+        let Some((keys, _)) = layers.first() else {
+            return Ok(None);
+        };
+        // Where some layers have values and some have none, the verbs say so.
+        let values = layers.iter().find_map(|(_, values)| values.as_ref());
+        for (layer_keys, layer_values) in &layers {
+            layer_keys.lies_as(keys)?;
+            if let Some((first, other)) = values.zip(layer_values.as_ref()) {
+                other.lies_as(first)?;
+            }
+        }
+        let layout = CacheLayout {
+            keys: keys.layout,
+            values: values.map(|values| values.layout),
+        };
+        Ok(Some(End { layout, layers }))
+    }
+
+    pub(super) fn views(&self) -> impl Iterator<Item = &View<'a>> {
+        let layers = self.layers.iter();
+        layers.flat_map(|(keys, values)| [Some(keys), values.as_ref()].into_iter().flatten())
+    }
+}
+
+/// A tensor of a call.
+pub(super) struct View<'a> {
+    pub(super) argument: &'static str,
+    pub(super) layer: usize,
+    pub(super) part: &'static str,
+    pub(super) tensor: &'a Tensor,
+    /// From its own first element on.
+    pub(super) layout: KeyLayout<'static>,
+    /// That element's place in its memory.
+    pub(super) start: usize,
+    /// Which memory: the same number for all tensors that share it.
+    pub(super) storage: usize,
+}
+
+impl<'a> View<'a> {
+    fn new(
+        argument: &'static str,
+        layer: usize,
+        part: &'static str,
+        tensor: &'a Tensor,
+    ) -> Result<Self> {
+        let refuse = |problem: String| Error::Argument {
+            argument,
+            problem: format!("layer {layer}: {part} {problem}"),
+        };
+        let element = match tensor.dtype() {
+            DType::F32 => ElementType::F32,
+            DType::F16 => ElementType::F16,
+            DType::BF16 => ElementType::BF16,
+            other => {
+                let other = other.as_str();
+                return Err(refuse(format!("are {other}, not f32, f16 or bf16")));
+            }
+        };
+        let axes = tensor.dims().iter().zip(tensor.stride());
+        // An axis of one index takes no steps, so how long they would be is no difference.
+        let axes = axes.map(|(&len, &stride)| Axis::new(len, if len > 1 { stride } else { 0 }));
+        let (batch, heads, rows, dim) = match axes.collect::<Vec<_>>()[..] {
+            [batch, heads, rows, dim] => (batch, heads, rows, dim),
+            [heads, rows, dim] => (Axis::new(1, 0), heads, rows, dim),
+            _ => {
+                return Err(refuse(format!(
+                    "are {:?}, not [batch, heads, seq, dim] or [heads, seq, dim]",
+                    tensor.dims()
+                )));
+            }
+        };
+        // A cache that has no rows yet has no strides to speak of: candle's are 0.
+        let (batch, heads) = if rows.len == 0 {
+            let of = |axis: Axis, stride| Axis::new(axis.len, stride);
+            (
+                of(batch, heads.len.saturating_mul(dim.len)),
+                of(heads, dim.len),
+            )
+        } else {
+            (batch, heads)
+        };
+        let (packs, pack) = if dim.stride > 1 {
+            (dim, 1)
+        } else if dim.stride == 0 && dim.len > 1 {
+            return Err(refuse("have all dimensions in one place".into()));
+        } else {
+            (Axis::new(1, 0), dim.len)
+        };
+        let layout = KeyLayout::strided(
+            element,
+            Strides {
+                offset: 0,
+                batch,
+                blocks: Axis::new(1, 0),
+                rows,
+                heads,
+                packs,
+                pack,
+            },
+        );
+        // Whether the memory is long enough is checked when it is there.
+        layout.check(usize::MAX).map_err(|error| match error {
+            Error::Layout(problem) => Error::Layout(format!("layer {layer}, {part}: {problem}")),
+            other => other,
+        })?;
+        let (storage, placed) = tensor.storage_and_layout();
+        Ok(View {
+            argument,
+            layer,
+            part,
+            tensor,
+            layout,
+            start: placed.start_offset(),
+            storage: std::ptr::from_ref::<candle_core::Storage>(&storage).addr(),
+        })
+    }
+
+    /// The layout from the start of the memory on.
+    pub(super) fn placed(&self) -> KeyLayout<'static> {
+        self.layout.with_offset(self.start)
+    }
+
+    /// Whether it has no elements, and no part in the call but its shape.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tensor.elem_count() == 0
+    }
+
+    /// The two of them, for an error that names the argument of the other.
+    pub(super) fn and(&self, other: &View<'_>) -> String {
+        let from = if self.argument == other.argument {
+            String::new()
+        } else {
+            format!(" of `{}`", self.argument)
+        };
+        format!(
+            "layer {}'s {} and layer {}'s {}{from}",
+            other.layer, other.part, self.layer, self.part
+        )
+    }
+
+    fn lies_as(&self, first: &View<'_>) -> Result<()> {
+        if self.layout == first.layout {
+            return Ok(());
+        }
+        let lies = |view: &View<'_>| {
+            let (tensor, element) = (view.tensor, view.layout.element());
+            format!(
+                "{element} {:?} by strides {:?}",
+                tensor.dims(),
+                tensor.stride()
+            )
+        };
+        Err(Error::Layout(format!(
+            "layer {}, {}: {}, but {} in layer {}; layers that lie otherwise take a call of their own \
+             (`Rotations::select`)",
+            self.layer,
+            self.part,
+            lies(self),
+            lies(first),
+            first.layer
+        )))
+    }
+}

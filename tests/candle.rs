@@ -1,0 +1,722 @@
+//! Over candle's tensors the verbs do what they do over slices, bit for bit, on whole tensors and on every kind of
+//! view, and leave what surrounds a view alone. What is refused has changed nothing.
+
+use candle_core::{DType, Device, Result, Tensor, WithDType};
+use half::{bf16, f16};
+use pie_rope::{
+    Candle, CandleLayer, Cpu, Edit, Element, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan,
+    Rope, Rotations,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+const LAYERS: usize = 3;
+const BATCH: usize = 2;
+const HEADS: usize = 3;
+const ROWS: usize = 40;
+const DIM: usize = 16;
+
+fn random() -> SmallRng {
+    let seed = rand::random();
+    println!("seed {seed}");
+    SmallRng::seed_from_u64(seed)
+}
+
+/// Any bits at all, NaN and infinities among them.
+fn noise<T: Element>(len: usize, random: &mut SmallRng) -> Vec<T> {
+    let mut data = vec![T::zeroed(); len];
+    random.fill(bytemuck::cast_slice_mut::<T, u8>(&mut data));
+    data
+}
+
+fn bytes<T: Element>(data: &[T]) -> &[u8] {
+    bytemuck::cast_slice(data)
+}
+
+/// All elements of a tensor, in its own order.
+fn elements<T: WithDType>(tensor: &Tensor) -> Vec<T> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// How a cache lies in tensors.
+struct Form {
+    name: &'static str,
+    /// How many tensors of `shape` there are.
+    tensors: usize,
+    shape: &'static [usize],
+    /// A layer's keys (0) or values (1) in them.
+    view: fn(&[Tensor], usize, usize) -> Result<Tensor>,
+    /// Sequences.
+    batch: usize,
+}
+
+/// One tensor for each layer's keys and values.
+const EACH: usize = 2 * LAYERS;
+
+const FORMS: &[Form] = &[
+    Form {
+        name: "whole",
+        tensors: EACH,
+        shape: &[BATCH, HEADS, ROWS, DIM],
+        view: |t, layer, part| Ok(t[2 * layer + part].clone()),
+        batch: BATCH,
+    },
+    Form {
+        name: "without a batch",
+        tensors: EACH,
+        shape: &[HEADS, ROWS, DIM],
+        view: |t, layer, part| Ok(t[2 * layer + part].clone()),
+        batch: 1,
+    },
+    Form {
+        name: "one sequence of three",
+        tensors: EACH,
+        shape: &[3, HEADS, ROWS, DIM],
+        view: |t, layer, part| t[2 * layer + part].narrow(0, 1, 1),
+        batch: 1,
+    },
+    Form {
+        name: "some rows",
+        tensors: EACH,
+        shape: &[BATCH, HEADS, ROWS + 9, DIM],
+        view: |t, layer, part| t[2 * layer + part].narrow(2, 5, ROWS),
+        batch: BATCH,
+    },
+    Form {
+        name: "some heads",
+        tensors: EACH,
+        shape: &[BATCH, HEADS + 2, ROWS, DIM],
+        view: |t, layer, part| t[2 * layer + part].narrow(1, 1, HEADS),
+        batch: BATCH,
+    },
+    Form {
+        name: "some dimensions",
+        tensors: EACH,
+        shape: &[BATCH, HEADS, ROWS, DIM + 7],
+        view: |t, layer, part| t[2 * layer + part].narrow(3, 3, DIM),
+        batch: BATCH,
+    },
+    Form {
+        name: "some of everything, heads behind rows",
+        tensors: EACH,
+        shape: &[BATCH + 1, ROWS + 3, HEADS + 2, DIM + 1],
+        view: |t, layer, part| {
+            let t = t[2 * layer + part]
+                .narrow(0, 1, BATCH)?
+                .narrow(1, 2, ROWS)?;
+            t.narrow(2, 1, HEADS)?.narrow(3, 1, DIM)?.transpose(1, 2)
+        },
+        batch: BATCH,
+    },
+    Form {
+        name: "heads behind rows",
+        tensors: EACH,
+        shape: &[BATCH, ROWS, HEADS, DIM],
+        view: |t, layer, part| t[2 * layer + part].transpose(1, 2),
+        batch: BATCH,
+    },
+    Form {
+        name: "dimensions apart",
+        tensors: EACH,
+        shape: &[BATCH, HEADS, DIM, ROWS],
+        view: |t, layer, part| t[2 * layer + part].transpose(2, 3),
+        batch: BATCH,
+    },
+    Form {
+        name: "all in one",
+        tensors: 1,
+        shape: &[LAYERS, 2, BATCH, HEADS, ROWS, DIM],
+        view: |t, layer, part| t[0].get(layer)?.get(part),
+        batch: BATCH,
+    },
+    Form {
+        name: "values behind keys in a head",
+        tensors: LAYERS,
+        shape: &[BATCH, HEADS, ROWS, 2 * DIM],
+        view: |t, layer, part| t[layer].narrow(3, part * DIM, DIM),
+        batch: BATCH,
+    },
+    Form {
+        name: "all heads of all layers together",
+        tensors: 1,
+        shape: &[BATCH, 2 * LAYERS * HEADS, ROWS, DIM],
+        view: |t, layer, part| t[0].narrow(1, (2 * layer + part) * HEADS, HEADS),
+        batch: BATCH,
+    },
+    Form {
+        name: "all layers of a row together",
+        tensors: 1,
+        shape: &[BATCH, ROWS, LAYERS, 2, HEADS, DIM],
+        view: |t, layer, part| {
+            let of_layer = t[0].narrow(2, layer, 1)?.squeeze(2)?;
+            of_layer.narrow(2, part, 1)?.squeeze(2)?.transpose(1, 2)
+        },
+        batch: BATCH,
+    },
+];
+
+/// A cache of random bits, and where its views' elements are in them.
+struct Cache<T> {
+    form: &'static Form,
+    tensors: Vec<Tensor>,
+    before: Vec<Vec<T>>,
+    views: Vec<[Tensor; 2]>,
+    /// Of each view, in its order: which tensor, and the elements in it.
+    places: Vec<[(usize, Vec<u32>); 2]>,
+}
+
+impl<T: Element + WithDType> Cache<T> {
+    fn new(form: &'static Form, random: &mut SmallRng) -> Cache<T> {
+        let len: usize = form.shape.iter().product();
+        let before: Vec<Vec<T>> = (0..form.tensors).map(|_| noise(len, random)).collect();
+        let on_cpu = |data| Tensor::from_vec(data, form.shape, &Device::Cpu).unwrap();
+        let tensors: Vec<Tensor> = before.iter().cloned().map(on_cpu).collect();
+        // Elements that count through all tensors.
+        let counts = (0..form.tensors).map(|tensor| {
+            let first = (tensor * len) as u32;
+            let counts = (first..first + len as u32).collect::<Vec<_>>();
+            Tensor::from_vec(counts, form.shape, &Device::Cpu).unwrap()
+        });
+        let counts: Vec<Tensor> = counts.collect();
+        let view = |tensors: &[Tensor], layer| {
+            [0, 1].map(|part| (form.view)(tensors, layer, part).unwrap())
+        };
+        let place = |view: Tensor| {
+            let counts = elements::<u32>(&view);
+            let tensor = counts[0] as usize / len;
+            (
+                tensor,
+                counts.iter().map(|count| count % len as u32).collect(),
+            )
+        };
+        Cache {
+            form,
+            views: (0..LAYERS).map(|layer| view(&tensors, layer)).collect(),
+            places: (0..LAYERS)
+                .map(|layer| view(&counts, layer).map(place))
+                .collect(),
+            tensors,
+            before,
+        }
+    }
+
+    fn layers(&self) -> Vec<CandleLayer<'_>> {
+        let views = self.views.iter();
+        views
+            .map(|[keys, values]| CandleLayer::new(keys, values))
+            .collect()
+    }
+
+    fn layout(&self) -> KeyLayout<'static> {
+        KeyLayout::bhsd(T::TYPE, [self.form.batch, HEADS, ROWS, DIM])
+    }
+
+    /// What a layer's keys and values were, one after the other.
+    fn part(&self, layer: usize) -> [Vec<T>; 2] {
+        let read = |(tensor, places): &(usize, Vec<u32>)| {
+            let elements = places.iter().map(|&at| self.before[*tensor][at as usize]);
+            elements.collect()
+        };
+        [0, 1].map(|part| read(&self.places[layer][part]))
+    }
+
+    /// Holds all memory to what it was, but for what `expected` says of the views.
+    #[track_caller]
+    fn holds(&self, expected: &[[Vec<T>; 2]]) {
+        let mut all = self.before.clone();
+        for (places, expected) in self.places.iter().zip(expected) {
+            for ((tensor, places), expected) in places.iter().zip(expected) {
+                for (&at, &value) in places.iter().zip(expected) {
+                    all[*tensor][at as usize] = value;
+                }
+            }
+        }
+        for (tensor, expected) in self.tensors.iter().zip(&all) {
+            let found = elements::<T>(tensor);
+            let differ = found
+                .iter()
+                .zip(expected)
+                .position(|(a, b)| bytes(&[*a]) != bytes(&[*b]));
+            assert_eq!(
+                differ, None,
+                "{}: the first element that is wrong",
+                self.form.name
+            );
+        }
+    }
+
+    /// The memory is as it was.
+    #[track_caller]
+    fn is_unchanged(&self) {
+        self.holds(&[]);
+    }
+}
+
+/// Rotations of a random plan, for any number of layers, or for layers of different ropes and one of none.
+fn rotations(random: &mut SmallRng) -> Rotations {
+    let rows = random.random_range(20..=30);
+    let first = random.random_range(0..rows);
+    let last = random.random_range(first..rows);
+    let edits = [
+        Edit::replace(
+            first..random.random_range(first..=last),
+            random.random_range(0..5),
+        ),
+        Edit::replace(
+            last..random.random_range(last..=rows),
+            random.random_range(0..5),
+        ),
+    ];
+    let plan = Plan::from_edits(rows, &edits).unwrap();
+    let rope = Rope::from_theta(10_000.0, DIM).unwrap();
+    let other = Rope::from_theta(500.0, DIM / 2).unwrap().with_offset(4);
+    let other = other.with_pairing(Pairing::Interleaved);
+    if random.random() {
+        Rotations::new(&plan, &rope).unwrap()
+    } else {
+        let model = ModelRope::from_layers([Some(rope), None, Some(other)]);
+        Rotations::for_model(&plan, &model).unwrap()
+    }
+}
+
+fn every_form<T: Element + WithDType>() {
+    let mut random = random();
+    let candle = Candle::new();
+    let cpu = Cpu::new();
+    for form in FORMS {
+        for _ in 0..4 {
+            let rotations = rotations(&mut random);
+            let cache = Cache::<T>::new(form, &mut random);
+            let mut expected: Vec<_> = (0..LAYERS).map(|layer| cache.part(layer)).collect();
+            let slices = |expected: &mut [[Vec<T>; 2]], verb: &dyn Fn(&mut [Layer<'_, T>])| {
+                let layers = expected
+                    .iter_mut()
+                    .map(|[keys, values]| Layer::new(keys, values));
+                verb(&mut layers.collect::<Vec<_>>());
+            };
+            let layout = cache.layout();
+
+            candle.splice(&rotations, &cache.layers()).unwrap();
+            slices(&mut expected, &|layers| {
+                cpu.splice(&rotations, layout, layers).unwrap()
+            });
+            cache.holds(&expected);
+
+            candle.rotate(&rotations, &cache.layers()).unwrap();
+            slices(&mut expected, &|layers| {
+                cpu.rotate(&rotations, layout, layers).unwrap()
+            });
+            cache.holds(&expected);
+        }
+    }
+}
+
+#[test]
+fn every_form_in_f32() {
+    every_form::<f32>();
+}
+
+#[test]
+fn every_form_in_f16() {
+    every_form::<f16>();
+}
+
+#[test]
+fn every_form_in_bf16() {
+    every_form::<bf16>();
+}
+
+fn every_copy<T: Element + WithDType>() {
+    let mut random = random();
+    let candle = Candle::new();
+    for from in FORMS {
+        for to in FORMS.iter().filter(|to| to.batch == from.batch) {
+            let rotations = rotations(&mut random);
+            let (src, dst) = (
+                Cache::<T>::new(from, &mut random),
+                Cache::<T>::new(to, &mut random),
+            );
+            let mut expected: Vec<_> = (0..LAYERS).map(|layer| dst.part(layer)).collect();
+            let given: Vec<_> = (0..LAYERS).map(|layer| src.part(layer)).collect();
+
+            candle
+                .copy(&rotations, &src.layers(), &dst.layers())
+                .unwrap();
+            let given = given.iter().map(|[keys, values]| LayerRef {
+                keys: keys.as_slice(),
+                values: Some(values.as_slice()),
+            });
+            let mut layers: Vec<_> = expected
+                .iter_mut()
+                .map(|[keys, values]| Layer::new(keys, values))
+                .collect();
+            let given: Vec<_> = given.collect();
+            Cpu::new()
+                .copy(&rotations, src.layout(), &given, dst.layout(), &mut layers)
+                .unwrap();
+            dst.holds(&expected);
+            src.is_unchanged();
+        }
+    }
+}
+
+#[test]
+fn every_copy_in_every_type() {
+    every_copy::<f32>();
+    every_copy::<f16>();
+    every_copy::<bf16>();
+}
+
+/// Sequence 0 of a batch goes to sequence 2, in the same tensors.
+#[test]
+fn copies_inside_one_tensor() {
+    let mut random = random();
+    let rotations = rotations(&mut random);
+    let shape = (3, HEADS, ROWS, DIM);
+    let tensor = |random: &mut SmallRng| {
+        let data = noise::<f32>(3 * HEADS * ROWS * DIM, random);
+        Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+    };
+    let cache: Vec<_> = (0..LAYERS)
+        .map(|_| [tensor(&mut random), tensor(&mut random)])
+        .collect();
+    let apart: Vec<_> = cache
+        .iter()
+        .map(|tensors| tensors.each_ref().map(|tensor| tensor.copy().unwrap()))
+        .collect();
+    let sequence = |cache: &[[Tensor; 2]], index| -> Vec<[Tensor; 2]> {
+        let narrow = |tensor: &Tensor| tensor.narrow(0, index, 1).unwrap();
+        cache
+            .iter()
+            .map(|tensors| tensors.each_ref().map(narrow))
+            .collect()
+    };
+    fn layers(views: &[[Tensor; 2]]) -> Vec<CandleLayer<'_>> {
+        views.iter().map(|[k, v]| CandleLayer::new(k, v)).collect()
+    }
+    let candle = Candle::new();
+    let (src, dst) = (sequence(&cache, 0), sequence(&cache, 2));
+    candle
+        .copy(&rotations, &layers(&src), &layers(&dst))
+        .unwrap();
+    let (src, dst) = (sequence(&apart, 0), sequence(&apart, 2));
+    let taken: Vec<_> = src
+        .iter()
+        .map(|tensors| tensors.each_ref().map(|t| t.copy().unwrap()))
+        .collect();
+    candle
+        .copy(&rotations, &layers(&taken), &layers(&dst))
+        .unwrap();
+    for (one, other) in cache.iter().flatten().zip(apart.iter().flatten()) {
+        assert_eq!(bytes(&elements::<f32>(one)), bytes(&elements::<f32>(other)));
+    }
+}
+
+/// Keys alone, as MLA has them: `[batch, 1, seq, dim]`, of which the last dimensions turn.
+#[test]
+fn keys_alone() {
+    let mut random = random();
+    let plan = Plan::from_edits(20, &[Edit::delete(3..9)]).unwrap();
+    let rope = Rope::from_theta(10_000.0, 8).unwrap().with_offset(24);
+    let rotations = Rotations::new(&plan, &rope).unwrap();
+    let mut expected = noise::<f32>(20 * 32, &mut random);
+    let tensor = Tensor::from_slice(&expected, (1, 1, 20, 32), &Device::Cpu).unwrap();
+    Candle::new()
+        .splice(&rotations, &[CandleLayer::keys_only(&tensor)])
+        .unwrap();
+    let layout = KeyLayout::bhsd(pie_rope::ElementType::F32, [1, 1, 20, 32]);
+    let mut layers = [Layer::keys_only(&mut expected)];
+    Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
+    assert_eq!(bytes(&elements::<f32>(&tensor)), bytes(&expected));
+}
+
+/// No layers, and no rows, are nothing to do.
+#[test]
+fn nothing_is_nothing() {
+    let plan = Plan::from_edits(0, &[]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, DIM).unwrap()).unwrap();
+    let candle = Candle::new();
+    candle.splice(&rotations, &[]).unwrap();
+    candle.copy(&rotations, &[], &[]).unwrap();
+    let empty = || Tensor::zeros((1, HEADS, 0, DIM), DType::F32, &Device::Cpu).unwrap();
+    let (keys, values, others) = (empty(), empty(), empty());
+    let layer = [CandleLayer::new(&keys, &values)];
+    candle.splice(&rotations, &layer).unwrap();
+    candle.rotate(&rotations, &layer).unwrap();
+    candle
+        .copy(&rotations, &layer, &[CandleLayer::new(&others, &empty())])
+        .unwrap();
+}
+
+/// A deep model's cache, all of whose locks are held at once, on a thread's usual stack.
+#[test]
+fn a_thousand_tensors_at_once() {
+    let tensor = || Tensor::ones((1, 1, 4, 8), DType::F32, &Device::Cpu).unwrap();
+    let cache: Vec<_> = (0..250)
+        .map(|_| [tensor(), tensor(), tensor(), tensor()])
+        .collect();
+    let plan = Plan::from_edits(3, &[Edit::insert(1, 1)]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+    let src: Vec<_> = cache
+        .iter()
+        .map(|[k, v, ..]| CandleLayer::new(k, v))
+        .collect();
+    let dst: Vec<_> = cache
+        .iter()
+        .map(|[.., k, v]| CandleLayer::new(k, v))
+        .collect();
+    Candle::new().copy(&rotations, &src, &dst).unwrap();
+    assert!(
+        cache
+            .iter()
+            .all(|[.., k, v]| { elements::<f32>(k) != elements::<f32>(v) })
+    );
+}
+
+/// Threads that are given the same tensors in different orders all come to an end.
+#[test]
+fn nobody_waits_in_a_circle() {
+    let tensor = || Tensor::ones((1, 2, 8, 8), DType::F32, &Device::Cpu).unwrap();
+    let tensors: [Tensor; 4] = std::array::from_fn(|_| tensor());
+    let [a, b, c, d] = &tensors;
+    let plan = Plan::from_edits(6, &[Edit::insert(2, 2)]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+    let candle = Candle::new();
+    std::thread::scope(|scope| {
+        for [a, b, c, d] in [[a, b, c, d], [c, d, a, b], [d, c, b, a], [b, d, a, c]] {
+            let (candle, rotations) = (&candle, &rotations);
+            scope.spawn(move || {
+                for _ in 0..500 {
+                    let (src, dst) = (CandleLayer::new(a, b), CandleLayer::new(c, d));
+                    candle.copy(rotations, &[src], &[dst]).unwrap();
+                    candle.splice(rotations, &[src, dst]).unwrap();
+                    a.sum_all().unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// Expects a call on two layers to be refused with `expected` in the text, and all four tensors to be as they were.
+#[track_caller]
+fn refused(expected: &str, call: impl FnOnce(&[[Tensor; 2]]) -> Result<()>) {
+    let mut random = random();
+    let before: Vec<[Vec<f32>; 2]> = (0..2)
+        .map(|_| std::array::from_fn(|_| noise(HEADS * ROWS * DIM, &mut random)))
+        .collect();
+    let tensor =
+        |data: &Vec<f32>| Tensor::from_slice(data, (1, HEADS, ROWS, DIM), &Device::Cpu).unwrap();
+    let tensors: Vec<_> = before
+        .iter()
+        .map(|layer| layer.each_ref().map(tensor))
+        .collect();
+    let error = call(&tensors)
+        .expect_err("it should have been refused")
+        .to_string();
+    assert!(
+        error.contains(expected),
+        "`{error}` does not say `{expected}`"
+    );
+    for (tensor, before) in tensors.iter().flatten().zip(before.iter().flatten()) {
+        assert_eq!(
+            bytes(&elements::<f32>(tensor)),
+            bytes(before),
+            "refused, but something was written"
+        );
+    }
+}
+
+fn inserted(rows: usize) -> Plan {
+    Plan::from_edits(rows, &[Edit::insert(4, 2)]).unwrap()
+}
+
+fn sound() -> Rotations {
+    Rotations::new(&inserted(20), &Rope::from_theta(10_000.0, DIM).unwrap()).unwrap()
+}
+
+/// Splices the first layer and another one that is wrong: the first must stay as it is, too.
+fn second(first: &[Tensor; 2], keys: &Tensor, values: &Tensor) -> Result<()> {
+    let layers = [
+        CandleLayer::new(&first[0], &first[1]),
+        CandleLayer::new(keys, values),
+    ];
+    Candle::new().splice(&sound(), &layers)
+}
+
+fn both(t: &[[Tensor; 2]]) -> [CandleLayer<'_>; 2] {
+    [0, 1].map(|layer| CandleLayer::new(&t[layer][0], &t[layer][1]))
+}
+
+#[test]
+fn other_types_and_shapes_are_refused() {
+    refused(
+        "layers: layer 1: values are f64, not f32, f16 or bf16",
+        |t| second(&t[0], &t[1][0], &t[1][1].to_dtype(DType::F64)?),
+    );
+    refused("layer 1, keys: f16 [1, 3, 40, 16]", |t| {
+        second(&t[0], &t[1][0].to_dtype(DType::F16)?, &t[1][1])
+    });
+    refused("keys are f32, values f16", |t| {
+        let values = t[0][1].to_dtype(DType::F16)?;
+        Candle::new().splice(&sound(), &[CandleLayer::new(&t[0][0], &values)])
+    });
+    refused(
+        "layers: layer 1: keys are [120, 16], not [batch, heads, seq, dim]",
+        |t| second(&t[0], &t[1][0].reshape((HEADS * ROWS, DIM))?, &t[1][1]),
+    );
+    refused(
+        "layer 1, keys: f32 [1, 3, 39, 16] by strides [1920, 640, 16, 1], but",
+        |t| second(&t[0], &t[1][0].narrow(2, 0, ROWS - 1)?, &t[1][1]),
+    );
+    refused(
+        "layout: layer 1, values: it has 0 heads of 16 dimensions",
+        |t| second(&t[0], &t[1][0], &t[1][1].narrow(1, 0, 0)?),
+    );
+    refused("layout: layer 1, keys: rows overlap", |t| {
+        second(
+            &t[0],
+            &t[1][0]
+                .narrow(2, 0, 1)?
+                .broadcast_as((1, HEADS, ROWS, DIM))?,
+            &t[1][1],
+        )
+    });
+    refused("layer 1: keys have all dimensions in one place", |t| {
+        second(
+            &t[0],
+            &t[1][0]
+                .narrow(3, 0, 1)?
+                .broadcast_as((1, HEADS, ROWS, DIM))?,
+            &t[1][1],
+        )
+    });
+}
+
+#[test]
+fn layers_that_do_not_fit_the_rotations_are_refused() {
+    let rope = || Rope::from_theta(10_000.0, DIM).unwrap();
+    refused(
+        "layers: 2 given, but the rotations are for a model of 3",
+        |t| {
+            let model = ModelRope::uniform(rope(), 3);
+            let rotations = Rotations::for_model(&inserted(20), &model)?;
+            Candle::new().splice(&rotations, &both(t))
+        },
+    );
+    refused(
+        "layers: 0 given, but the rotations are for a model of 3",
+        |_| {
+            let model = ModelRope::uniform(rope(), 3);
+            let rotations = Rotations::for_model(&inserted(20), &model)?;
+            Candle::new().rotate(&rotations, &[])
+        },
+    );
+    refused(
+        "layout: keys: the plan needs 41 rows, the layout has 40",
+        |t| {
+            let rotations = Rotations::new(&inserted(39), &rope())?;
+            Candle::new().splice(&rotations, &both(t))
+        },
+    );
+    refused(
+        "layout: keys: the rope turns dimensions 0..32, the head dimension is 16",
+        |t| {
+            let rotations = Rotations::new(&inserted(20), &Rope::from_theta(10_000.0, 2 * DIM)?)?;
+            Candle::new().rotate(&rotations, &both(t))
+        },
+    );
+    refused(
+        "layers: layer 1 has no values, those before it have values",
+        |t| {
+            let layers = [
+                CandleLayer::new(&t[0][0], &t[0][1]),
+                CandleLayer::keys_only(&t[1][0]),
+            ];
+            Candle::new().splice(&sound(), &layers)
+        },
+    );
+    refused(
+        "layers: layer 1 has values, those before it have no values",
+        |t| {
+            let layers = [
+                CandleLayer::keys_only(&t[1][0]),
+                CandleLayer::new(&t[0][0], &t[0][1]),
+            ];
+            Candle::new().splice(&sound(), &layers)
+        },
+    );
+}
+
+#[test]
+fn shared_elements_are_refused() {
+    refused(
+        "layers: layer 1's keys and layer 0's keys are views of one memory",
+        |t| second(&t[0], &t[0][0], &t[1][1]),
+    );
+    refused(
+        "layers: layer 0's values and layer 0's keys are views of one memory",
+        |t| second(&[t[0][0].clone(), t[0][0].clone()], &t[1][0], &t[1][1]),
+    );
+    refused("views of one memory", |t| {
+        let (a, b) = (t[0][0].narrow(2, 0, 30)?, t[0][0].narrow(2, 10, 30)?);
+        Candle::new().splice(&sound(), &[CandleLayer::new(&a, &b)])
+    });
+    refused("views of one memory", |t| {
+        let (a, b) = (t[0][0].narrow(1, 0, 2)?, t[0][0].narrow(1, 1, 2)?);
+        Candle::new().splice(&sound(), &[CandleLayer::new(&a, &b)])
+    });
+    refused(
+        " of `src` are views of one memory, and may have elements in common",
+        |t| {
+            let [one, other] = both(t);
+            Candle::new().copy(&sound(), &[one, other], &[one, other])
+        },
+    );
+    refused("are views of one memory", |t| {
+        let src = CandleLayer::keys_only(&t[0][0]);
+        let dst = [
+            CandleLayer::keys_only(&t[1][0]),
+            CandleLayer::keys_only(&t[1][0]),
+        ];
+        Candle::new().copy(&sound(), &[src, src], &dst)
+    });
+}
+
+#[test]
+fn copies_between_what_differs_are_refused() {
+    refused("dst: 1 layers to copy to, but 2 to copy from", |t| {
+        Candle::new().copy(&sound(), &both(t), &both(t)[..1])
+    });
+    refused(
+        "dst: layer 0: source and destination must both have values, or neither",
+        |t| {
+            let [one, other] = both(t);
+            let _ = other;
+            Candle::new().copy(&sound(), &[one], &[CandleLayer::keys_only(&t[1][0])])
+        },
+    );
+    refused("layout: keys: source and destination differ", |t| {
+        let keys = t[1][0].narrow(1, 0, 2)?;
+        let src = CandleLayer::keys_only(&t[0][0]);
+        Candle::new().copy(&sound(), &[src], &[CandleLayer::keys_only(&keys)])
+    });
+    refused("layout: keys: source and destination differ", |t| {
+        let keys = t[1][0].to_dtype(DType::BF16)?;
+        let src = CandleLayer::keys_only(&t[0][0]);
+        Candle::new().copy(&sound(), &[src], &[CandleLayer::keys_only(&keys)])
+    });
+}
+
+/// The same source twice is no harm: it is only read.
+#[test]
+fn one_source_serves_several_destinations() {
+    let tensor = || Tensor::ones((1, 2, 8, 8), DType::F32, &Device::Cpu).unwrap();
+    let (src, one, other) = (tensor(), tensor(), tensor());
+    let plan = Plan::from_edits(6, &[Edit::insert(2, 2)]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+    let src = CandleLayer::keys_only(&src);
+    let dst = [CandleLayer::keys_only(&one), CandleLayer::keys_only(&other)];
+    Candle::new().copy(&rotations, &[src, src], &dst).unwrap();
+    assert_eq!(elements::<f32>(&one), elements::<f32>(&other));
+    assert!(elements::<f32>(&one).iter().any(|&key| key != 1.0));
+}
