@@ -390,7 +390,7 @@ impl<'t> KeyLayout<'t> {
 
     /// Whether `self` and `other`, in one buffer, name no element in common: true for two views of
     /// one packed cache, whose axes agree and whose offsets interleave; false if in doubt.
-    pub(crate) fn is_disjoint(&self, other: &KeyLayout<'_>) -> bool {
+    pub fn is_disjoint(&self, other: &KeyLayout<'_>) -> bool {
         let (first, second) = if self.offset <= other.offset {
             (self, other)
         } else {

@@ -304,6 +304,24 @@ impl Rotations {
         affected
     }
 
+    /// The same rotations without the rows before `row`, counted after the edit: for a copy whose first rows source and
+    /// destination share.
+    pub fn starting_at(&self, row: usize) -> Rotations {
+        let mut rest = self.clone();
+        for span in &mut rest.spans {
+            let skipped = row.saturating_sub(span.dst).min(span.len);
+            span.src += skipped;
+            span.dst += skipped;
+            span.len -= skipped;
+            if let Some(turn) = &mut span.turn {
+                // At most the rows of a table, which a `u32` counts.
+                turn.first += turn.step * skipped as u32;
+            }
+        }
+        rest.spans.retain(|span| span.len > 0);
+        rest
+    }
+
     /// Every row that the plan keeps, in order of destination.
     pub fn spans(&self) -> &[TurnedSpan] {
         &self.spans

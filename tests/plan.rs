@@ -808,3 +808,34 @@ fn bad_lists_are_named() {
         "plan: old position 1 is -1; positions start at 0"
     );
 }
+
+/// What `Rotations::starting_at` leaves out is what lies before the row, and no table row is mistaken for another.
+#[test]
+fn rotations_from_a_row_on() {
+    use pie_rope::{ModelRope, Rope, Rotations, Turn, TurnedSpan};
+    let plan = Plan::from_edits(10, &[Edit::insert(4, 3)]).unwrap();
+    let rope = Rope::from_theta(1e4, 8).unwrap();
+    let rotations = Rotations::new(&plan, &rope).unwrap();
+    assert_eq!(rotations.starting_at(0), rotations);
+    let turn = Some(Turn { first: 0, step: 0 });
+    let span = |src, dst, len, turn| TurnedSpan {
+        src,
+        dst,
+        len,
+        turn,
+    };
+    assert_eq!(
+        rotations.starting_at(3).spans(),
+        [span(3, 3, 1, None), span(4, 7, 6, turn)]
+    );
+    assert_eq!(rotations.starting_at(5).spans(), [span(4, 7, 6, turn)]);
+    assert_eq!(rotations.starting_at(9).spans(), [span(6, 9, 4, turn)]);
+    assert_eq!(rotations.starting_at(13).spans(), []);
+
+    // Where every row has an angle of its own, those of the rows that are left out are skipped.
+    let other = ModelRope::uniform(Rope::from_theta(1e5, 8).unwrap(), 1);
+    let each = Rotations::between(&plan, &ModelRope::uniform(rope, 1), &other).unwrap();
+    let all = each.spans()[1].turn.unwrap();
+    let cut = each.starting_at(9).spans()[0].turn.unwrap();
+    assert_eq!((cut.first, cut.step), (all.first + 2, 1));
+}

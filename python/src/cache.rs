@@ -181,16 +181,12 @@ pub(crate) fn check_apart(written: &[&Tensors<'_>], read: &[&Tensors<'_>]) -> Py
     let all = |tensors: &[&Tensors<'_>], writes| {
         let mut views = Vec::new();
         for (part, tensors) in tensors.iter().enumerate() {
-            for (layer, (tensor, (address, len))) in
-                tensors.layers.iter().zip(tensors.buffers()).enumerate()
-            {
+            for (layer, (address, len)) in tensors.buffers().enumerate() {
                 let end = address + len * tensors.element().size();
                 let view = View {
                     address,
                     end,
                     layout: tensors.layout,
-                    strides: tensor.strides.clone(),
-                    shape: tensor.shape.clone(),
                     name: tensors.layer_name(layer),
                     place: (part, layer),
                     writes,
@@ -229,8 +225,6 @@ struct View {
     address: usize,
     end: usize,
     layout: KeyLayout<'static>,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
     name: String,
     /// Which of the arguments it is in, and which layer it is there.
     place: (usize, usize),
@@ -238,49 +232,14 @@ struct View {
 }
 
 impl View {
-    /// Whether `second`, which begins inside this view, is the same view some elements further on, and none of its
-    /// elements is one of this view's: both together are then the view with an axis of two more.
+    /// Whether `second`, which begins inside this view, has no element of it.
     fn is_beside(&self, second: &View) -> bool {
         let size = self.layout.element().size();
         let gap = second.address - self.address;
-        if (self.layout.element(), &self.shape, &self.strides)
-            != (second.layout.element(), &second.shape, &second.strides)
-            || !gap.is_multiple_of(size)
-        {
-            return false;
-        }
-        // At most five axes are a tensor's own, so one is free; an innermost axis that is contiguous is the pack.
-        let axes = self
-            .shape
-            .iter()
-            .zip(&self.strides)
-            .map(|(&len, &stride)| Axis::new(len, stride));
-        let mut axes: Vec<Axis> = axes.collect();
-        let pack = if axes.last().is_some_and(|axis| axis.stride == 1) {
-            axes.pop().map_or(1, |axis| axis.len)
-        } else {
-            1
-        };
-        axes.resize(5, Axis::new(1, 0));
-        let [batch, rows, heads, packs, fifth] = axes[..] else {
-            return false;
-        };
-        // Five axes and none contiguous: no layout is like this.
-        if fifth.len > 1 {
-            return false;
-        }
-        let blocks = Axis::new(2, gap / size);
-        let both = Strides {
-            offset: 0,
-            batch,
-            blocks,
-            rows,
-            heads,
-            packs,
-            pack,
-        };
-        KeyLayout::strided(self.layout.element(), both)
-            .check(usize::MAX)
-            .is_ok()
+        self.layout.element() == second.layout.element()
+            && gap.is_multiple_of(size)
+            && self
+                .layout
+                .is_disjoint(&second.layout.with_offset(gap / size))
     }
 }

@@ -19,6 +19,8 @@ const CUDA: i32 = 2;
 const CUDA_HOST: i32 = 3;
 /// `kDLCUDAManaged`: memory that moves to where it is used.
 const CUDA_MANAGED: i32 = 13;
+/// The address of what is empty: not null, and aligned for any element.
+const EMPTY: usize = 16;
 /// Bit 0 of a versioned record's flags.
 const READ_ONLY: u64 = 1;
 
@@ -92,8 +94,21 @@ impl<'py> Borrowed<'py> {
         writes: bool,
         how: &Borrow<'py>,
     ) -> PyResult<Self> {
+        let py = tensor.py();
+        // By name, as this is asked for every tensor, and neither library need be there.
+        let class = tensor.get_type().name()?;
+        let (numpy, torch) = (class == "ndarray" || class == "memmap", class == "Tensor");
         // numpy has no bfloat16 of its own, and does not export that of ml_dtypes: its bits are borrowed.
-        let bfloat16 = is_numpy_bfloat16(tensor)?;
+        let bfloat16 = numpy && {
+            let dtype = tensor.getattr(intern!(py, "dtype"))?;
+            dtype.getattr(intern!(py, "name"))?.eq("bfloat16")?
+        };
+        // torch exports the memory of such a view as if its sign were the numbers'.
+        if torch && tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()? {
+            let text =
+                format!("{name}: it is a view with negated numbers; `resolve_neg` makes them real");
+            return Err(PyValueError::new_err(text));
+        }
         let bits = if bfloat16 {
             Some(tensor.call_method1("view", ("uint16",))?)
         } else {
@@ -224,16 +239,6 @@ fn place(name: &str, kind: i32, id: i32) -> PyResult<Device> {
     }
 }
 
-fn is_numpy_bfloat16(tensor: &Bound<'_, PyAny>) -> PyResult<bool> {
-    // By name, as this is asked for every tensor, and numpy may not be there.
-    let class = tensor.get_type().name()?;
-    if class != "ndarray" && class != "memmap" {
-        return Ok(false);
-    }
-    let dtype = tensor.getattr(intern!(tensor.py(), "dtype"))?;
-    dtype.getattr(intern!(tensor.py(), "name"))?.eq("bfloat16")
-}
-
 /// How the tensors of a call are borrowed: on one device, for use in one stream.
 pub(crate) struct Borrow<'py> {
     device: Device,
@@ -313,11 +318,12 @@ unsafe fn read<'py>(
         }
     };
     let shape: Vec<usize> = list(tensor.shape).iter().map(|&len| len as usize).collect();
-    let strides: Vec<usize> = if tensor.strides.is_null() {
+    // An empty tensor has no elements that strides could lead to: libraries put anything there.
+    let strides: Vec<usize> = if tensor.strides.is_null() || shape.contains(&0) {
         // No strides: dense, the last dimension fastest.
         let mut strides = vec![1; dimensions];
         for dimension in (1..dimensions).rev() {
-            strides[dimension - 1] = strides[dimension] * shape[dimension];
+            strides[dimension - 1] = strides[dimension] * shape[dimension].max(1);
         }
         strides
     } else {
@@ -334,7 +340,11 @@ unsafe fn read<'py>(
     };
     Ok(Borrowed {
         device: place(name, tensor.device_type, tensor.device_id)?,
-        address: tensor.data as usize + tensor.byte_offset as usize,
+        // Null where there are no elements, which would say that there are no values: any other address does.
+        address: match tensor.data as usize + tensor.byte_offset as usize {
+            0 if shape.contains(&0) => EMPTY,
+            address => address,
+        },
         shape,
         strides,
         kind: tensor.kind,

@@ -20,7 +20,7 @@ mod _native {
     #[pymodule_export]
     use super::rope::{ModelRope, Rope, Rotations};
     #[pymodule_export]
-    use super::verbs::{copy, rotate, splice};
+    use super::verbs::{check, copy, rotate, splice};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,5 +1,7 @@
 //! Edits and plans.
 
+use std::hash::{Hash, Hasher};
+
 use pie_rope as core;
 use pyo3::prelude::*;
 
@@ -10,12 +12,23 @@ use crate::numbers::integers_as;
 ///
 /// Indices count the tokens before any edit of the same list. ``start == stop`` inserts before that token, or at the
 /// end; ``inserted == 0`` deletes.
-#[pyclass(frozen, eq, module = "pie_rope")]
+#[pyclass(frozen, eq, hash, module = "pie_rope")]
 #[derive(Clone, PartialEq)]
 pub(crate) struct Edit(pub(crate) core::Edit);
 
+impl Hash for Edit {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.0.range.clone(), self.0.insert).hash(state);
+    }
+}
+
 #[pymethods]
 impl Edit {
+    /// For `pickle` and `copy`.
+    fn __getnewargs__(&self) -> (usize, usize, usize) {
+        (self.start(), self.stop(), self.inserted())
+    }
+
     #[new]
     fn new(start: usize, stop: usize, inserted: usize) -> Edit {
         Edit(core::Edit::replace(start..stop, inserted))

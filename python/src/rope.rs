@@ -213,6 +213,17 @@ impl Rotations {
         Rotations(self.0.affected_only())
     }
 
+    /// The same without the rows before ``row``, counted after the edit: for a copy whose first rows both sides share.
+    fn starting_at(&self, row: usize) -> Rotations {
+        Rotations(self.0.starting_at(row))
+    }
+
+    /// The first row, counted after the edit, that survives; ``None``: none does.
+    #[getter]
+    fn first_row(&self) -> Option<usize> {
+        self.0.spans().first().map(|span| span.dst)
+    }
+
     /// Rows before.
     #[getter]
     fn old_rows(&self) -> usize {

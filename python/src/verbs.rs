@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pie_rope::{CacheLayout, Cpu, Cuda, CudaRawLayer, CudaWorkspace, RawLayer};
@@ -28,7 +29,7 @@ pub(crate) fn rotate(
     workspace: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let table = table("block_table", block_table)?;
-    let call = Call::new(keys, stream)?;
+    let call = Call::new("keys", keys, stream)?;
     let cache = Cache::borrow(
         &call,
         ("keys", keys),
@@ -67,7 +68,7 @@ pub(crate) fn splice(
     workspace: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let table = table("block_table", block_table)?;
-    let call = Call::new(keys, stream)?;
+    let call = Call::new("keys", keys, stream)?;
     let layouts = (layout, values_layout.unwrap_or(layout));
     let cache = Cache::borrow(&call, ("keys", keys), ("values", values), layouts, true)?;
     check_apart(&cache.parts(), &[])?;
@@ -110,7 +111,7 @@ pub(crate) fn copy(
         table("block_table", block_table)?,
         table("dst_block_table", dst_block_table)?,
     );
-    let call = Call::new(src_keys, stream)?;
+    let call = Call::new("src_keys", src_keys, stream)?;
     let values_layout = values_layout.unwrap_or(layout);
     let dst_values_layout = dst_values_layout.or(dst_layout).unwrap_or(values_layout);
     let (src, dst) = (
@@ -141,6 +142,27 @@ pub(crate) fn copy(
         Verb::Copy,
         workspace,
     )
+}
+
+/// Raise what a verb would raise for these tensors, whatever the plan, and do nothing.
+#[pyfunction]
+#[pyo3(signature = (keys, values=None, *, layout="bhsd", values_layout=None))]
+pub(crate) fn check(
+    keys: &Bound<'_, PyAny>,
+    values: Option<&Bound<'_, PyAny>>,
+    layout: &str,
+    values_layout: Option<&str>,
+) -> PyResult<()> {
+    let call = Call::new("keys", keys, None)?;
+    let layouts = (layout, values_layout.unwrap_or(layout));
+    let cache = Cache::borrow(&call, ("keys", keys), ("values", values), layouts, true)?;
+    check_apart(&cache.parts(), &[])?;
+    for part in cache.parts() {
+        for (_, len) in part.buffers() {
+            part.layout.check(len).map_err(raise)?;
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -181,6 +203,14 @@ impl<'py> Cache<'py> {
             let (keys, values) = (cache.keys.buffers().len(), values.buffers().len());
             return Err(PyValueError::new_err(format!(
                 "values: {values} layers, but keys: {keys}"
+            )));
+        }
+        if let Some(values) = &cache.values
+            && values.layout.batch() != cache.keys.layout.batch()
+        {
+            let (keys, values) = (cache.keys.layout.batch(), values.layout.batch());
+            return Err(PyValueError::new_err(format!(
+                "values: a batch of {values}, but keys: of {keys}"
             )));
         }
         Ok(cache)
@@ -227,13 +257,40 @@ struct Call<'py> {
     /// torch, if the stream is its current one: the tensors are ready there, and more memory can be had of it.
     torch: Option<Bound<'py, PyModule>>,
     borrow: Borrow<'py>,
+    /// torch exports tensors of its current device alone.
+    _current: Option<Current<'py>>,
+}
+
+/// A device of torch's that is the current one until this is dropped.
+struct Current<'py>(Bound<'py, PyAny>);
+
+impl<'py> Current<'py> {
+    fn new(torch: &Bound<'py, PyModule>, ordinal: i32) -> PyResult<Self> {
+        let device = torch.getattr("cuda")?.call_method1("device", (ordinal,))?;
+        device.call_method0("__enter__")?;
+        Ok(Current(device))
+    }
+}
+
+impl Drop for Current<'_> {
+    fn drop(&mut self) {
+        let py = self.0.py();
+        // It puts back the device that was current before, and there is nobody to tell if it cannot.
+        let _ = self
+            .0
+            .call_method1("__exit__", (py.None(), py.None(), py.None()));
+    }
 }
 
 impl<'py> Call<'py> {
     /// Where `tensors` are; on CUDA in `stream`, or where torch would run now.
-    fn new(tensors: &Bound<'py, PyAny>, stream: Option<&Bound<'py, PyAny>>) -> PyResult<Self> {
+    fn new(
+        name: &str,
+        tensors: &Bound<'py, PyAny>,
+        stream: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Self> {
         let py = tensors.py();
-        let device = device_of("keys", tensors)?;
+        let device = device_of(name, tensors)?;
         let Device::Cuda(ordinal) = device else {
             if stream.is_some() {
                 return Err(PyValueError::new_err("stream: the tensors are on the CPU"));
@@ -245,10 +302,15 @@ impl<'py> Call<'py> {
                 stream: 0,
                 torch: None,
                 borrow,
+                _current: None,
             });
         };
         let stream = stream.map(handle).transpose()?;
         let torch = torch_of(&layers(tensors)?[0])?;
+        let guard = match &torch {
+            Some(torch) => Some(Current::new(torch, ordinal)?),
+            None => None,
+        };
         let current = match &torch {
             Some(torch) => {
                 let current = torch
@@ -273,6 +335,7 @@ impl<'py> Call<'py> {
             stream,
             torch,
             borrow,
+            _current: guard,
         })
     }
 
@@ -387,10 +450,9 @@ fn on_cpu(
     layers: &(Layers, Layers),
     verb: Verb,
 ) -> PyResult<()> {
-    static CPU: OnceLock<Cpu> = OnceLock::new();
     let rotations = &rotations.0;
+    let cpu = cpu()?;
     let work = || {
-        let cpu = CPU.get_or_init(Cpu::new);
         let raw = |layers: &Layers| {
             let layer =
                 |&[(keys, keys_len), (values, values_len)]: &[(usize, usize); 2]| RawLayer {
@@ -414,6 +476,31 @@ fn on_cpu(
         }
     };
     py.detach(work).map_err(raise)
+}
+
+/// This process's CPU backend. Threads do not survive a fork, which is how Python's `multiprocessing` makes processes:
+/// a child has a backend of its own.
+fn cpu() -> PyResult<&'static Cpu> {
+    struct Backend {
+        process: u32,
+        cpu: Cpu,
+    }
+    // Not behind a lock, which another thread may hold when the process forks. What is replaced is never freed.
+    static BACKEND: AtomicPtr<Backend> = AtomicPtr::new(std::ptr::null_mut());
+    let process = std::process::id();
+    // SAFETY: null, or a backend that was leaked below.
+    let parent = match unsafe { BACKEND.load(Ordering::Acquire).as_ref() } {
+        Some(backend) if backend.process == process => return Ok(&backend.cpu),
+        other => other,
+    };
+    let cpu = match parent {
+        // All cores, by the one pool that whoever uses rayon in this process shares.
+        None => Cpu::new(),
+        Some(parent) => Cpu::with_threads(parent.cpu.threads()).map_err(raise)?,
+    };
+    let made: &'static mut Backend = Box::leak(Box::new(Backend { process, cpu }));
+    BACKEND.store(made, Ordering::Release);
+    Ok(&made.cpu)
 }
 
 /// The backend of a GPU's primary context, which torch and most others use. One for each: kernels stay loaded.

@@ -1,14 +1,15 @@
 """The verbs on an NVIDIA GPU, or on the emulator of one: scripts/python runs them there."""
 
 import ctypes
+import sys
+import types
 
 import numpy as np
-import pytest
-from device import Driver
-from reference import assert_close, spliced, turned
-
 import pie_rope
+import pytest
+from device import DeviceArray, Driver
 from pie_rope import Edit, Plan, Rope, Rotations
+from reference import assert_close, spliced, turned
 
 HEADS, DIM, ROWS, ROOM = 2, 64, 40, 64
 ROPE = Rope.from_theta(10_000.0, DIM)
@@ -95,6 +96,74 @@ def test_devices_do_not_mix(random, driver):
         pie_rope.splice(Rotations(PLAN, ROPE), driver.upload(host), host)
     with pytest.raises(TypeError, match="stream: it must be an integer"):
         pie_rope.rotate(Rotations(PLAN, ROPE), driver.upload(host), stream="default")
+
+
+class FakeTorch(types.ModuleType):
+    """As much of torch as a call on CUDA asks for: its current device and stream, and memory."""
+
+    def __init__(self, driver, stream):
+        super().__init__("torch")
+        self.log, self.uint8, fake = [], np.uint8, self
+
+        class Tensor(DeviceArray):
+            def is_neg(self):
+                return False
+
+            def __dlpack__(self, stream=None):
+                # As torch does: for tensors of the current device alone.
+                assert fake.inside == 0
+                return super().__dlpack__(stream)
+
+        class device:
+            def __init__(self, ordinal):
+                self.ordinal = ordinal
+
+            def __enter__(self):
+                fake.inside = self.ordinal
+
+            def __exit__(self, *error):
+                assert error == (None, None, None)
+                fake.inside = None
+                fake.log.append("left")
+
+        self.Tensor, self.inside = Tensor, None
+        self.cuda = types.SimpleNamespace(
+            device=device, current_stream=lambda ordinal: types.SimpleNamespace(cuda_stream=stream)
+        )
+        self.device = lambda kind, ordinal: (kind, ordinal)
+
+        def empty(count, dtype, place):
+            assert place == ("cuda", 0)
+            self.log.append(count)
+            return Tensor(driver, np.zeros(count, dtype))
+
+        self.empty = empty
+
+
+def test_calls_on_tensors_of_torch(random, driver, monkeypatch):
+    """In its current stream, with nothing ordered, on its device, with its memory where a workspace is needed."""
+    stream = driver.stream()
+    torch = FakeTorch(driver, stream)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    count = 4000
+    rope = Rope.from_theta(10_000.0, 8)
+    plan = Plan.from_positions(range(count), [row + row // 2 for row in range(count)])
+    host = random.standard_normal((1, 1, count, 8)).astype(np.float32)
+    keys = torch.Tensor(driver, host)
+    pie_rope.rotate(Rotations(plan, rope), keys)
+    driver.synchronize()
+    assert keys.streams == [-1] and torch.inside is None
+    needed, left = torch.log
+    assert needed > 32 << 10 and left == "left"
+    got = rows(keys.download())
+    for row in range(0, count, 7):
+        want = turned(rows(host)[row], rope, row, row + row // 2)
+        assert np.abs(got[row] - want).max() < 4e-6
+    # In another stream than torch's current one the tensor is told so, and memory has to be given.
+    other = driver.stream()
+    with pytest.raises(ValueError, match="workspace: this call needs"):
+        pie_rope.rotate(Rotations(plan, rope), keys, stream=other)
+    assert keys.streams[-1] == other and torch.inside is None
 
 
 def test_torch_tensors_in_torchs_current_stream(random):

@@ -76,29 +76,50 @@ def test_vllm_splice(random, backend, element):
     want = [want_of(keys, values, table, rope_of(backend)) for _, keys, values in layers]
     unused = [b for b in range(BLOCKS) if b not in table.tolist()]
     before = [numpy(keys)[unused] for _, keys, _ in layers]
-    vllm.splice([cache for cache, _, _ in layers], padded, Rotations(PLAN, rope_of(backend)))
+    vllm.splice([cache for cache, _, _ in layers], padded, Rotations(PLAN, rope_of(backend)), block_size=BLOCK)
     for (_, keys, values), want_layer, others in zip(layers, want, before):
         assert_rows(keys, values, table, want_layer, element)
         assert (numpy(keys)[unused] == others).all()
 
 
+COPIES = {
+    "nothing shared": ([Edit.insert(40, 3)], 0),
+    "two blocks shared": ([Edit.insert(40, 3)], 2),
+    "as long as before": ([Edit.replace(36, 39, 3)], 2),
+    "nothing moves": ([Edit.replace(3, 6, 3)], 0),
+}
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_vllm_copy_leaves_a_shared_prefix(random, backend):
-    edits = [Edit.insert(40, 3)]
+@pytest.mark.parametrize("which", COPIES)
+def test_vllm_copy_brings_every_row_that_is_not_shared(random, backend, which):
+    edits, shared = COPIES[which]
     plan = Plan.from_edits(ROWS, edits)
-    cache, keys, _ = make(random, backend, "bfloat16")
+    cache, keys, values = make(random, backend, "bfloat16")
     order = random.permutation(BLOCKS)
-    # Rows 0 to 31 are in blocks that others use as well.
-    table, new_table = order[:5], np.concatenate([order[:2], order[5:8], order[8:9]])[:5]
+    table = order[:5]
+    new_table = np.concatenate([order[:shared], order[5 : 10 - shared]])
+    for part in (keys, values):
+        if part is not None:
+            part[order[5:]] = torch.nan
     before = numpy(keys)
-    want, _ = spliced(rows(keys, table), rows(keys, table), plan, rope_of(backend))
-    # The third block has rows before the edit as well: the request's own copy of them is the engine's to make, by a
-    # plain copy of the block.
-    vllm.copy([cache], table, new_table, Rotations(plan, rope_of(backend)))
-    got = rows(keys, new_table)[: plan.new_rows]
-    assert_close(got[43:], want[43:], "bfloat16")
-    assert (got[:32] == want[:32]).all()
+    old_keys = rows(keys, table)[:ROWS]
+    old_values = old_keys if values is None else rows(values, table)[:ROWS]
+    want = spliced(old_keys, old_values, plan, rope_of(backend))
+    vllm.copy([cache], table, new_table, Rotations(plan, rope_of(backend)), block_size=BLOCK)
+    for part, wanted, exact in ((keys, want[0], False), (values, want[1], True)):
+        if part is None:
+            continue
+        got = rows(part, new_table)[: plan.new_rows]
+        kept = ~np.isnan(wanted)
+        assert not np.isnan(got[kept]).any()
+        if exact:
+            assert (got[kept] == wanted[kept]).all()
+        else:
+            assert_close(got, wanted, "bfloat16")
     assert (numpy(keys)[table] == before[table]).all()
+    with pytest.raises(ValueError, match="new_block_table: its first 80 rows are shared"):
+        vllm.copy([cache], table, table, Rotations(PLAN, rope_of(backend)), block_size=BLOCK)
 
 
 def test_vllm_slots_are_where_new_rows_lie():
@@ -111,15 +132,16 @@ def test_vllm_slots_are_where_new_rows_lie():
 def test_vllm_refuses_shapes_that_do_not_tell(random):
     rotations = Rotations(PLAN, ROPE)
     with pytest.raises(ValueError, match="pass `kv_dim`"):
-        vllm.splice(torch.zeros(2, 2, BLOCK, HEADS, DIM), [0, 1], rotations)
+        vllm.splice(torch.zeros(2, 2, BLOCK, HEADS, DIM), [0, 1], rotations, block_size=BLOCK)
     with pytest.raises(ValueError, match="is none of vLLM's"):
-        vllm.splice(torch.zeros(2, BLOCK, HEADS, DIM), [0, 1], rotations)
+        vllm.splice(torch.zeros(2, BLOCK, HEADS, DIM), [0, 1], rotations, block_size=BLOCK)
+    # Heads before rows, and a cache of one number a row: the numbers are not where they would be looked for.
+    for shape in ((2, BLOCKS, HEADS, BLOCK, DIM), (2, BLOCKS, BLOCK * HEADS * DIM)):
+        with pytest.raises(ValueError, match="are not .blocks, 16, heads, head_size."):
+            vllm.splice(torch.zeros(shape), [0, 1], rotations, block_size=BLOCK)
+    rotations = Rotations(Plan.from_edits(70, [Edit.insert(3, 20)]), ROPE)
     with pytest.raises(ValueError, match="entry 5 is 4294967295"):
-        vllm.splice(
-            torch.zeros(2, BLOCKS, BLOCK, HEADS, DIM),
-            [0, 1, 2, 3, 4, -1],
-            Rotations(Plan.from_edits(70, [Edit.insert(3, 20)]), ROPE),
-        )
+        vllm.splice(torch.zeros(2, BLOCKS, BLOCK, HEADS, DIM), [0, 1, 2, 3, 4, -1], rotations, block_size=BLOCK)
 
 
 @pytest.mark.parametrize("element", DTYPES)
@@ -148,7 +170,11 @@ def test_sglang_splice_and_copy(random):
     slots, new_slots = order[:90], order[100:190]
     want = spliced(numpy(k)[slots][:ROWS], numpy(v)[slots][:ROWS], PLAN, ROPE)
     new_slots[:3] = slots[:3]  # the rows before the first edit are shared
+    for buffer in (k, v):
+        buffer[new_slots[3:]] = torch.nan
     sglang.copy([k], [v], slots, new_slots, Rotations(PLAN, ROPE))
+    with pytest.raises(ValueError, match="new_slots: the first 90 are shared"):
+        sglang.copy([k], [v], slots, slots, Rotations(PLAN, ROPE))
     sglang.splice([k], [v], slots, Rotations(PLAN, ROPE))
     for where in (slots, new_slots):
         assert_close(numpy(k)[where[: PLAN.new_rows]], want[0], "bfloat16")
@@ -159,3 +185,10 @@ def test_sglang_splice_and_copy(random):
 def test_a_tensor_that_needs_a_gradient_is_refused():
     with pytest.raises(ValueError, match="keys: "):
         pie_rope.rotate(Rotations(PLAN, ROPE), torch.zeros(1, HEADS, 80, DIM, requires_grad=True))
+
+
+def test_a_view_with_negated_numbers_is_refused():
+    keys = torch.randn(1, HEADS, 80, DIM, dtype=torch.complex64).conj().imag
+    assert keys.is_neg()
+    with pytest.raises(ValueError, match="keys: it is a view with negated numbers"):
+        pie_rope.rotate(Rotations(PLAN, ROPE), keys)

@@ -5,10 +5,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from transformers import DynamicCache, StaticCache  # noqa: E402
-
 from pie_rope import Edit, Plan  # noqa: E402
 from pie_rope.huggingface import cache_argument, edit_cache, encode_spans  # noqa: E402
+from transformers import DynamicCache, StaticCache  # noqa: E402
 
 VOCABULARY, TOKENS = 97, 60
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4)
@@ -167,6 +166,48 @@ def test_ways_to_encode_agree(implementation, monkeypatch):
         torch.testing.assert_close(ours.values[:, :, : rows[-1] + 1], theirs.values, rtol=1e-4, atol=1e-5)
 
 
+def test_lengths_say_which_frequencies_keys_have():
+    """Dynamic NTK: transformers remembers the longest sequence, and goes on with its frequencies after a deletion."""
+    model_type, changes = FREQUENCIES["dynamic"]
+    model = model_of(model_type, **changes)
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    new_tokens = edited(tokens, EDITS["deletion"])
+    cache = cached(model, tokens, DynamicCache())
+    edit_cache(cache, model.config, EDITS["deletion"], lengths=(TOKENS, TOKENS))
+    anew = cached(model, new_tokens, DynamicCache())
+    torch.testing.assert_close(cache.layers[0].keys, anew.layers[0].keys, rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_made_in_inference_mode_is_edited_in_it():
+    model = model_of("llama")
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    new_tokens = edited(tokens, EDITS["several"])
+    cache = StaticCache(config=model.config, max_cache_len=80)
+    with torch.inference_mode():
+        model(tokens, use_cache=True, **{cache_argument(model): cache})
+        want = model(new_tokens).logits[:, -1]
+    assert cache.layers[0].keys.is_inference()
+    spans = edit_cache(cache, model.config, EDITS["several"])
+    got = encode_spans(model, cache, new_tokens, spans).logits[:, -1]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_everything_is_deleted_and_something_comes():
+    model = model_of("llama")
+    tokens = torch.randint(VOCABULARY, (1, TOKENS))
+    for cache in (DynamicCache(), StaticCache(config=model.config, max_cache_len=80)):
+        cached(model, tokens, cache)
+        assert edit_cache(cache, model.config, [Edit.delete(0, TOKENS)]) == []
+        assert int(cache.get_seq_length()) == 0
+        with pytest.raises(ValueError, match="tokens: there are none"):
+            encode_spans(model, cache, tokens[:, :0], [])
+        spans = edit_cache(cache, model.config, [Edit.insert(0, 7)])
+        got = encode_spans(model, cache, tokens[:, :7], spans).logits[:, -1]
+        with torch.no_grad():
+            want = model(tokens[:, :7]).logits[:, -1]
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
 def test_a_cache_with_a_graph_is_edited_as_well():
     model = model_of("llama")
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
@@ -234,7 +275,11 @@ def test_a_refused_cache_is_as_it_was():
     before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
     config = model.config
 
-    refused(lambda: edit_cache([], config, []), "cache: it must be a Cache of transformers, not list", TypeError)
+    refused(
+        lambda: edit_cache([], config, []),
+        "cache: it must be a Cache of transformers, with layers, not list",
+        TypeError,
+    )
     refused(lambda: edit_cache(DynamicCache(), config, []), "cache: it holds no rows yet")
     refused(lambda: edit_cache(cache, config, [Edit.insert(3, 5)]), "65 rows are more than the 64")
     refused(lambda: edit_cache(cache, config, [Edit.delete(3, 99)]), "edit 0: range 3..99 is outside the 60 old tokens")
@@ -245,6 +290,12 @@ def test_a_refused_cache_is_as_it_was():
     refused(
         lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "turns dimensions 0 to 64 of layer 0, whose keys have 16"
     )
+    moved = Plan.from_edits(TOKENS, [Edit.delete(3, 4)], first_position=7)
+    refused(lambda: edit_cache(cache, config, moved), "tokens are at other positions than those of their rows")
+    # What is wrong with a later layer is seen before the first one is edited.
+    keys, cache.layers[1].keys = cache.layers[1].keys, cache.layers[1].keys.double()
+    refused(lambda: edit_cache(cache, config, [Edit.delete(3, 4)]), "elements must be float32", TypeError)
+    cache.layers[1].keys = keys
     for layer, (keys, values) in zip(cache.layers, before):
         assert (layer.keys == keys).all() and (layer.values == values).all() and int(layer.get_seq_length()) == TOKENS
 

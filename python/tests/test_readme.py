@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from reference import assert_close, spliced
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,9 +27,6 @@ def before(heading):
     if heading in ("pie-rope for Python", "From Python"):
         return {}
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    pie_rope = pytest.importorskip("pie_rope")
-    rope = pie_rope.Rope.from_theta(10_000.0, 64)
-    plan = pie_rope.Plan.from_edits(40, [pie_rope.Edit.insert(10, 3)])
     if heading == "transformers":
         transformers = pytest.importorskip("transformers", reason="transformers is not installed")
         config = transformers.LlamaConfig(
@@ -41,17 +39,44 @@ def before(heading):
             "new_tokens": torch.cat([old[:10], torch.randint(97, (3,)), old[10:]]),
         }
     if heading == "vLLM":
-        kv_caches = [torch.randn(2, 8, 16, 4, 64).bfloat16() for _ in range(2)]
-        return {"kv_caches": kv_caches, "block_table": [5, 2, 7, 1], "plan": plan, "rope": rope}
+        kv_caches = [torch.randn(2, 8, 16, 4, 64) for _ in range(2)]
+        return {"kv_caches": kv_caches, "block_table": [5, 2, 7, 1], "before": [cache.clone() for cache in kv_caches]}
     if heading == "SGLang":
-        buffers = [torch.randn(100, 4, 64).bfloat16() for _ in range(2)]
-        return {"k_buffers": buffers, "slots": range(40), "free_slots": range(40, 60), "plan": plan, "rope": rope}
+        buffers = [torch.randn(100, 4, 64) for _ in range(2)]
+        before = [buffer.clone() for buffer in buffers]
+        return {"k_buffers": buffers, "slots": range(40), "free_slots": range(40, 60), "before": before}
     raise AssertionError(f"no set-up for a snippet under `{heading}`")
+
+
+def check(heading, names):
+    """What a snippet has done."""
+    if heading in ("pie-rope for Python", "From Python"):
+        assert names["plan"].new_spans[0].rows == slice(10, 13)
+        return
+    if heading == "transformers":
+        tokens, model = names["new_tokens"], names["model"]
+        assert names["next_token"] == model(tokens.unsqueeze(0)).logits[0, -1].argmax()
+        return
+    plan, rope = names["plan"], names["rope"]
+    for layer in range(2):
+        if heading == "vLLM":
+            old, new = (c[layer][0][names["block_table"]].flatten(0, 1) for c in (names["before"], names["kv_caches"]))
+        else:
+            old, new = names["before"][layer][:40], names["k_buffers"][layer][names["slots"]]
+        old = old.numpy().astype("float64")
+        want, _ = spliced(old[:40], old[:40], plan, rope)
+        assert_close(new.numpy().astype("float64")[:43], want, "float32")
+    if heading == "vLLM":
+        assert names["slot_mapping"] == [5 * 16 + 10, 5 * 16 + 11, 5 * 16 + 12]
+    else:
+        assert list(names["slots"][10:13]) == [40, 41, 42]
 
 
 @pytest.mark.parametrize(("heading", "code"), snippets())
 def test_snippet(heading, code):
-    exec(compile(code, heading, "exec"), before(heading))
+    names = before(heading)
+    exec(compile(code, heading, "exec"), names)
+    check(heading, names)
 
 
 def test_every_engine_has_one():

@@ -1,11 +1,15 @@
 """The verbs on numpy arrays: no torch is needed."""
 
-import numpy as np
-import pytest
-from reference import assert_close, spliced, turned
+import copy
+import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pie_rope
+import pytest
 from pie_rope import Edit, ModelRope, Plan, Rope, Rotations
+from reference import assert_close, spliced, turned
 
 HEADS, DIM, ROWS, ROOM = 3, 32, 40, 56
 EDITS = {
@@ -133,6 +137,75 @@ def test_views_are_worked_on_where_they_lie(random):
     assert (whole[~mask] == before[~mask]).all()
 
 
+def test_keys_and_values_of_other_widths_share_an_allocation(random):
+    """A latent row whose parts are two views: what turns, and what moves along."""
+    rope, plan = Rope.from_theta(10_000.0, 8), Plan.from_edits(ROWS, EDITS["several"])
+    whole = array(random, (1, 1, ROOM, 40), "float32")
+    keys, values = whole[..., 32:], whole[..., :32]
+    want_keys, want_values = spliced(rows(keys, "bhsd"), rows(values, "bhsd"), plan, rope)
+    pie_rope.splice(Rotations(plan, rope), keys, values)
+    assert_close(rows(keys, "bhsd")[: plan.new_rows], want_keys, "float32")
+    filled = ~np.isnan(want_values)
+    assert (rows(values, "bhsd")[: plan.new_rows][filled] == want_values[filled]).all()
+
+
+def large(random):
+    """More than one thread works on it."""
+    keys = [random.standard_normal((1, 8, 1024, 64), dtype=np.float32) for _ in range(4)]
+    plan = Plan.from_edits(1000, [Edit.insert(17, 9), Edit.delete(500, 510)])
+    rope = Rope.from_theta(10_000.0, 64)
+    return keys, plan, rope, [spliced(rows(k, "bhsd")[:1000], rows(k, "bhsd")[:1000], plan, rope)[0] for k in keys]
+
+
+def test_large_calls_on_several_threads_of_python(random):
+    work = [large(random) for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for done in [threads.submit(pie_rope.splice, Rotations(plan, rope), keys) for keys, plan, rope, _ in work]:
+            done.result()
+    for keys, plan, _, want in work:
+        for key, wanted in zip(keys, want):
+            assert_close(rows(key, "bhsd")[: plan.new_rows], wanted, "float32")
+
+
+def in_a_child(rotations, keys, queue):
+    pie_rope.splice(rotations, keys)
+    queue.put(keys)
+
+
+def test_a_forked_process_has_threads_of_its_own(random):
+    keys, plan, rope, want = large(random)
+    pie_rope.splice(Rotations(plan, rope), [key.copy() for key in keys])
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    child = fork.Process(target=in_a_child, args=(Rotations(plan, rope), keys, queue))
+    child.start()
+    try:
+        for key, wanted in zip(queue.get(timeout=60), want):
+            assert_close(rows(key, "bhsd")[: plan.new_rows], wanted, "float32")
+    finally:
+        child.kill()
+
+
+def test_empty_tensors_and_nothing_to_do(random):
+    rope = ropes["half-split"]
+    empty = np.zeros((1, HEADS, 0, DIM), np.float32)
+    nothing = Rotations(Plan.from_edits(0, []), rope)
+    pie_rope.splice(nothing, empty, empty.copy())
+    room = np.zeros((1, HEADS, 4, DIM), np.float32)
+    pie_rope.copy(Rotations(Plan.from_edits(0, [Edit.insert(0, 4)]), rope), empty, room, empty.copy(), room.copy())
+    keys = array(random, (1, HEADS, ROOM, DIM), "float32")
+    before = keys.copy()
+    for edits in ([], [Edit.delete(0, ROWS)]):
+        pie_rope.splice(Rotations(Plan.from_edits(ROWS, edits), rope), keys)
+        assert (keys == before).all()
+
+
+def test_edits_are_hashed_copied_and_pickled():
+    edit = Edit.replace(3, 6, 9)
+    assert pickle.loads(pickle.dumps(edit)) == edit and copy.deepcopy(edit) == edit
+    assert {edit, Edit(3, 6, 9), Edit.insert(1, 1)} == {edit, Edit.insert(1, 1)}
+
+
 def test_layers_have_their_own_ropes(random):
     plan = Plan.from_edits(ROWS, EDITS["insertion"])
     model = ModelRope.from_layers([ropes["half-split"], None, ropes["interleaved"]])
@@ -199,6 +272,9 @@ def test_errors_name_the_argument_and_nothing_is_written(random):
     refused(splice(keys[:, :, :ROWS], values[:, :, :ROWS]), "the plan needs 45 rows, the layout has 40")
     refused(splice(keys[..., :16], values[..., :16]), "the rope turns dimensions 0..32, the head dimension is 16")
     refused(splice([keys, before.copy()], [values]), "values: 1 layers, but keys: 2")
+    refused(splice(keys, np.concatenate([values, values])), "values: a batch of 2, but keys: of 1")
+    refused(lambda: pie_rope.copy(rotations, None, keys), "src_keys: NoneType is no tensor", TypeError)
+    refused(lambda: pie_rope.check([keys, keys]), "keys[0] and keys[1] share memory")
     refused(splice(keys, keys), "keys and values share memory")
     refused(splice(keys, keys[:, :, ::-1]), "negative stride")
     refused(splice([keys, keys[:, :2]], [values, values[:, :2]]), "keys[1]: it differs from keys[0]")

@@ -9,6 +9,8 @@ use crate::{CacheLayout, Cpu, RawLayer, Result, Rotations};
 pub struct pie_rope_cpu(Cpu);
 
 /// The CPU backend, on `threads` threads; 0: on all cores. One that is kept is cheaper than one for each call.
+///
+/// Threads do not survive a `fork`: the child makes a backend of its own, of a number of threads that is not 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_cpu_new(threads: usize, out: *mut *mut pie_rope_cpu) -> i32 {
     let make = || {

@@ -159,14 +159,31 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
             let Ok(end) = i32::try_from(rows) else {
                 return refuse("rows", format!("{rows} are more than there are positions"));
             };
-            counted = (0..end).collect();
+            let mut all = Vec::new();
+            if all.try_reserve_exact(rows).is_err() {
+                return refuse(
+                    "rows",
+                    format!("there is no memory to count {rows} of them"),
+                );
+            }
+            all.extend(0..end);
+            counted = all;
             &counted
         } else {
             // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
             unsafe { slice("positions", positions, rows) }?
         };
-        let new = old.iter().map(|&position| shifted(position, deltas));
-        Plan::from_positions(old, &new.collect::<Result<Vec<_>>>()?).map(pie_rope_plan)
+        let mut new = Vec::new();
+        if new.try_reserve_exact(rows).is_err() {
+            return refuse(
+                "rows",
+                format!("there is no memory to count {rows} of them"),
+            );
+        }
+        for &position in old {
+            new.push(shifted(position, deltas)?);
+        }
+        Plan::from_positions(old, &new).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }

@@ -22,6 +22,7 @@ __all__ = [
     "Rotations",
     "Span",
     "__version__",
+    "check",
     "copy",
     "rotate",
     "splice",
@@ -34,6 +35,8 @@ class Edit:
     """Replace the old tokens ``start`` to ``stop`` (half open) by ``inserted`` new ones."""
 
     def __new__(cls, start: int, stop: int, inserted: int) -> Edit: ...
+    def __getnewargs__(self) -> tuple[int, int, int]: ...
+    def __hash__(self) -> int: ...
     @staticmethod
     def insert(at: int, tokens: int) -> Edit: ...
     @staticmethod
@@ -147,10 +150,13 @@ class Rotations:
     def between(plan: Plan, old: ModelRope, new: ModelRope) -> Rotations: ...
     def select(self, layers: Sequence[int]) -> Rotations: ...
     def affected_only(self) -> Rotations: ...
+    def starting_at(self, row: int) -> Rotations: ...
     @property
     def old_rows(self) -> int: ...
     @property
     def new_rows(self) -> int: ...
+    @property
+    def first_row(self) -> int | None: ...
     @property
     def layers(self) -> int | None: ...
 
@@ -164,6 +170,15 @@ def rotate(
     workspace: _SupportsDLPack | None = None,
 ) -> None:
     """Turn keys where they lie."""
+
+def check(
+    keys: _Tensors,
+    values: _Tensors | None = None,
+    *,
+    layout: _Layout = "bhsd",
+    values_layout: _Layout | None = None,
+) -> None:
+    """Raise what a verb would raise for these tensors, whatever the plan."""
 
 def splice(
     rotations: Rotations,

@@ -8,13 +8,16 @@ Slots that other requests share (the radix cache) must not be edited in place: :
 the request's own instead.
 """
 
+from typing import Any
+
 from . import _native
 from ._native import Plan, Rotations
+from .vllm import _list, _shared
 
 __all__ = ["copy", "edited_slots", "rotate", "splice"]
 
 
-def rotate(k_buffers, slots, rotations: Rotations, *, stream=None, workspace=None) -> None:
+def rotate(k_buffers: Any, slots: Any, rotations: Rotations, *, stream: Any = None, workspace: Any = None) -> None:
     """Turns the keys of one request where they are, in every layer: nothing moves, as a token may be in any slot.
 
     ``slots`` are those before the edit; :func:`edited_slots` gives those after it. This is the cheapest edit there is,
@@ -23,11 +26,11 @@ def rotate(k_buffers, slots, rotations: Rotations, *, stream=None, workspace=Non
     _native.rotate(rotations, k_buffers, layout="slots", block_table=slots, stream=stream, workspace=workspace)
 
 
-def edited_slots(slots, plan: Plan, free) -> list[int]:
+def edited_slots(slots: Any, plan: Plan, free: Any) -> list[int]:
     """The slots of the edited request, after :func:`rotate`: those of the rows that survive, and for each row to be
     encoded the next of ``free``. Slots of ``slots`` that are not among them are the engine's to free.
     """
-    slots, free = ([*(some.tolist() if hasattr(some, "tolist") else some)] for some in (slots, free))
+    slots, free = _list(slots), _list(free)
     needed = sum(span.len for span in plan.new_spans)
     if len(free) < needed:
         raise ValueError(f"free: the edit opens {needed} rows, there are {len(free)} slots")
@@ -42,7 +45,9 @@ def edited_slots(slots, plan: Plan, free) -> list[int]:
     return edited
 
 
-def splice(k_buffers, v_buffers, slots, rotations: Rotations, *, stream=None, workspace=None) -> None:
+def splice(
+    k_buffers: Any, v_buffers: Any, slots: Any, rotations: Rotations, *, stream: Any = None, workspace: Any = None
+) -> None:
     """Moves the rows of one request among its slots, in every layer, and turns keys on the way: for pools whose pages
     hold several tokens, where a request's slots must stay in order.
 
@@ -53,12 +58,27 @@ def splice(k_buffers, v_buffers, slots, rotations: Rotations, *, stream=None, wo
     )
 
 
-def copy(k_buffers, v_buffers, slots, new_slots, rotations: Rotations, *, stream=None, workspace=None) -> None:
-    """Copies the rows that the edit touches from ``slots`` to ``new_slots``, in every layer, and turns keys on the way.
-    Rows before the first edit may stay shared: they are not copied.
+def copy(
+    k_buffers: Any,
+    v_buffers: Any,
+    slots: Any,
+    new_slots: Any,
+    rotations: Rotations,
+    *,
+    stream: Any = None,
+    workspace: Any = None,
+) -> None:
+    """Copies the rows of one request to ``new_slots``, in every layer, and turns keys on the way.
+
+    Leading slots that both have stay shared: their rows are not copied. All others are, whether they turn or not. A
+    shared slot of a row that the edit moves or turns is refused, and so is one behind a slot that differs.
     """
+    shared = _shared(slots, new_slots)
+    first = rotations.affected_only().first_row
+    if first is not None and first < shared:
+        raise ValueError(f"new_slots: the first {shared} are shared, and the edit changes row {first}")
     _native.copy(
-        rotations.affected_only(),
+        rotations.starting_at(shared),
         k_buffers,
         k_buffers,
         v_buffers,

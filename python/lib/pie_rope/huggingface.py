@@ -8,60 +8,72 @@ the new tokens are filled in as well, and ``output.logits[:, -1]`` predicts what
 """
 
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import cache_utils
 
-from ._native import ModelRope, NewSpan, Plan, Rotations, copy, splice
+from ._native import Edit, ModelRope, NewSpan, Plan, Rotations, check, copy, splice
 
 __all__ = ["cache_argument", "edit_cache", "encode_spans", "model_rope"]
 
 
-@torch.no_grad()
-def edit_cache(cache, config, edits) -> list[NewSpan]:
+def edit_cache(
+    cache: Any, config: Any, edits: Plan | Sequence[Edit], *, lengths: tuple[int, int] | None = None
+) -> list[NewSpan]:
     """Moves and turns the rows of a ``DynamicCache`` or ``StaticCache`` as an edit of its tokens asks for.
 
     ``config`` is the model's configuration. ``edits`` is a list of :class:`Edit`, or a :class:`Plan`, such as
     ``Plan.from_tokens(old_tokens, new_tokens)``. The cache must hold row ``i`` of token ``i`` at position ``i``: one
-    sequence, or a batch without padding whose sequences are edited alike.
+    sequence, or a batch without padding whose sequences are edited alike. (With M-RoPE: text alone, whose positions
+    count rows.)
+
+    Under LongRoPE and dynamic NTK frequencies depend on how long the sequence was in the forward pass that made a key.
+    ``lengths`` says it: of the keys that are cached, and of those that the model will make from now on. By default that
+    is the length before and after the edit, as after one pass over all of the tokens. Keys that passes on both sides of
+    a switch have made cannot be told apart: encode such a cache anew. Under dynamic NTK transformers remembers the
+    longest sequence that it has seen: after a deletion, give that length twice.
 
     Returns the spans to encode, with their positions; their rows are there, but hold nothing yet: let
     :func:`encode_spans` fill them before the cache is used.
 
-    A static cache is edited in its own memory. So is a dynamic one if it does not grow; if it does, its layers get new
-    tensors, as they do with each token that is generated.
+    A static cache is edited in its own memory. So is a dynamic one if it does not grow; if it does, one layer after the
+    other gets new tensors, as they do with each token that is generated. Graphs of autograd that lead to the cache must
+    not be used any more.
 
     A cache that is refused is as it was: ``ValueError`` if the edits do not fit it, if it has lost rows (a window that
-    slid), or if a layer is of a kind that holds no rows of keys (recurrent, quantised).
+    slid), or if a layer is of a kind that holds no rows of keys (recurrent, quantised). Only where memory runs out
+    half-way it is lost.
     """
-    if not isinstance(cache, cache_utils.Cache):
-        raise TypeError(f"cache: it must be a Cache of transformers, not {type(cache).__name__}")
     layers = _attention_layers(cache)
     if not layers:
-        raise ValueError("cache: it holds no rows yet")
+        raise ValueError("cache: it holds no rows yet: encode the tokens as ever")
     rows = {_rows(layer) for _, layer in layers}
     if len(rows) > 1:
         raise ValueError(f"cache: its layers hold different numbers of rows: {sorted(rows)}")
     plan = edits if isinstance(edits, Plan) else Plan.from_edits(next(iter(rows)), list(edits))
     if plan.old_rows not in rows:
         raise ValueError(f"edits: the plan is for {plan.old_rows} rows, the cache holds {rows.pop()}")
-    old, new = (model_rope(config, tokens) for tokens in (plan.old_rows, plan.new_rows))
+    moved = [span for span in plan.kept if (span.old_position, span.new_position) != (span.src, span.dst)]
+    if moved or any(span.position != span.row for span in plan.new_spans):
+        raise ValueError("edits: in the plan, tokens are at other positions than those of their rows")
+    old, new = (model_rope(config, tokens) for tokens in lengths or (plan.old_rows, plan.new_rows))
     if max(index for index, _ in layers) >= old.layers:
         raise ValueError(f"config: it has {old.layers} layers, the cache {len(cache.layers)}")
     for index, layer in layers:
         _check(index, layer, plan)
-
-    # Everything is checked and made before the first row moves.
-    calls = [_Call(config, plan, (old, new), group) for group in _alike(layers)]
-    for call in calls:
-        call.run(plan)
-    for _, layer in layers:
-        _set_rows(layer, plan.new_rows)
+    with _mode(layers):
+        # Everything is checked before the first row moves.
+        calls = [_Call(config, plan, (old, new), group) for group in _alike(layers)]
+        for call in calls:
+            call.run(plan)
+        for _, layer in layers:
+            _set_rows(layer, plan.new_rows)
     return plan.new_spans
 
 
-@torch.no_grad()
-def encode_spans(model, cache, tokens, spans, **kwargs):
+def encode_spans(model: Any, cache: Any, tokens: Any, spans: Sequence[NewSpan], **kwargs: Any) -> Any:
     """Fills the rows that :func:`edit_cache` opened, and returns the model's output, whose last logits are those of the
     last token, new or not.
 
@@ -73,41 +85,49 @@ def encode_spans(model, cache, tokens, spans, **kwargs):
     tokens = torch.as_tensor(tokens, device=model.device)
     tokens = tokens.unsqueeze(0) if tokens.ndim == 1 else tokens
     last = tokens.shape[-1] - 1
-    rows = {_rows(layer) for _, layer in _attention_layers(cache)}
+    if last < 0:
+        raise ValueError("tokens: there are none")
+    layers = _attention_layers(cache)
+    rows = {_rows(layer) for _, layer in layers}
     if rows != {last + 1}:
         raise ValueError(f"tokens: there are {last + 1}, but the cache has {sorted(rows)} rows")
     ranges = [range(span.row, span.row + span.len) for span in spans]
     if not ranges or last not in ranges[-1]:
         # Encoded again, for its logits.
         ranges.append(range(last, last + 1))
+    passes: list[list[int]] = [list(some) for some in ranges]
     if _takes_any_mask(model.config, last + 1):
-        ranges = [[row for some in ranges for row in some]]
-    output = None
-    for some in ranges:
-        if model_rope(model.config, some[-1] + 1) != model_rope(model.config, last + 1):
+        passes = [[row for some in passes for row in some]]
+    whole = model_rope(model.config, last + 1)
+    for some in passes:
+        # In one pass with the last token, frequencies are those of the whole.
+        if some[-1] != last and model_rope(model.config, some[-1] + 1) != whole:
             raise ValueError(
                 f"spans: a pass that ends at position {some[-1]} would take other frequencies than the {last + 1} rows"
                 ' of the cache have (LongRoPE, dynamic NTK); with `attn_implementation="sdpa"` all are one pass'
             )
-        chosen = torch.tensor(some, device=tokens.device)
-        arguments = {
-            "input_ids": tokens[:, chosen],
-            "position_ids": chosen.unsqueeze(0),
-            "use_cache": True,
-            cache_argument(model): cache_utils.Cache(layers=[_at(layer, some) for layer in cache.layers]),
-        }
-        if len(some) != some[-1] + 1 - some[0]:
-            arguments["attention_mask"] = _mask(chosen, model.dtype)
-        output = model(**arguments, **kwargs)
+    output = None
+    with _mode(layers):
+        for some in passes:
+            chosen = torch.tensor(some, device=tokens.device)
+            arguments = {
+                "input_ids": tokens[:, chosen],
+                "position_ids": chosen.unsqueeze(0),
+                "use_cache": True,
+                cache_argument(model): cache_utils.Cache(layers=[_at(layer, some) for layer in cache.layers]),
+            }
+            if len(some) != some[-1] + 1 - some[0]:
+                arguments["attention_mask"] = _mask(chosen, model.dtype)
+            output = model(**arguments, **kwargs)
     return output
 
 
-def cache_argument(model) -> str:
+def cache_argument(model: Any) -> str:
     """How the model's ``forward`` calls its cache: ``past_key_values``, or ``cache`` in later versions."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def model_rope(config, tokens: int = 0) -> ModelRope:
+def model_rope(config: Any, tokens: int = 0) -> ModelRope:
     """The ropes of a transformers configuration, of its text part, for sequences of ``tokens`` tokens."""
     if isinstance(config, ModelRope):
         return config
@@ -123,8 +143,16 @@ def _entry(config, name):
     return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
 
 
+def _mode(layers):
+    """No graph is made; what was made in inference mode is worked on in it."""
+    inference = any(layer.keys.is_inference() for _, layer in layers)
+    return torch.inference_mode() if inference else torch.no_grad()
+
+
 def _attention_layers(cache):
     """The layers that hold rows, with their indices. Some hold none: they use the rows of another."""
+    if not isinstance(cache, cache_utils.Cache) or not hasattr(cache, "layers"):
+        raise TypeError(f"cache: it must be a Cache of transformers, with layers, not {type(cache).__name__}")
     dynamic, static = cache_utils.DynamicLayer, cache_utils.StaticLayer
     sliding = cache_utils.DynamicSlidingWindowLayer, cache_utils.StaticSlidingWindowLayer
     layers = []
@@ -202,9 +230,7 @@ class _Call:
                     f" {index}, whose keys have {widths[0]}"
                 )
         self.rotations = Rotations.between(plan, *ropes).select([index for index, _ in group])
-        self.grown = None
-        if plan.new_rows > self.layers[0].keys.shape[-2]:
-            self.grown = [[_longer(tensor, plan) for tensor in tensors] for tensors in self.tensors()]
+        check(*self.tensors())
 
     def tensors(self):
         # A cache that was filled outside of `torch.no_grad` is edited as well; its graph ends here.
@@ -212,14 +238,17 @@ class _Call:
 
     def run(self, plan):
         keys, values = self.tensors()
-        if self.grown is None:
+        if plan.new_rows <= keys[0].shape[-2]:
             splice(self.rotations, keys, values)
             return
-        new_keys, new_values = self.grown
-        copy(self.rotations, keys, new_keys, values, new_values)
-        for layer, key, value in zip(self.layers, new_keys, new_values, strict=True):
-            setattr(layer, self.turned, key)
-            setattr(layer, self.moved, value)
+        del keys, values
+        # A layer after the other, so that it takes the memory of one more, not of all of them.
+        for number, layer in enumerate(self.layers):
+            key, value = getattr(layer, self.turned).detach(), getattr(layer, self.moved).detach()
+            new_key, new_value = _longer(key, plan), _longer(value, plan)
+            copy(self.rotations.select([number]), key, new_key, value, new_value)
+            setattr(layer, self.turned, new_key)
+            setattr(layer, self.moved, new_value)
 
 
 def _longer(tensor, plan):
