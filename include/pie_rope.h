@@ -442,7 +442,8 @@ int32_t pie_rope_layout_hnd(int32_t element,
 // The CPU backend, on `threads` threads; 0: on all cores. One that is kept is cheaper than one for each call.
 //
 // Threads do not survive a `fork`: the child makes a backend of its own, of a number of threads that is not 0.
-int32_t pie_rope_cpu_new(size_t threads, struct pie_rope_cpu **out);
+int32_t pie_rope_cpu_new(size_t threads,
+                         struct pie_rope_cpu **out);
 
 // Turns keys where they lie: row `src` of every span of the plan. Values are not looked at.
 int32_t pie_rope_cpu_rotate(const struct pie_rope_cpu *cpu,
