@@ -72,7 +72,7 @@ def check(heading, names):
         assert list(names["slots"][10:13]) == [40, 41, 42]
 
 
-@pytest.mark.parametrize(("heading", "code"), snippets())
+@pytest.mark.parametrize(("heading", "code"), list(snippets()))
 def test_snippet(heading, code):
     names = before(heading)
     exec(compile(code, heading, "exec"), names)
