@@ -5,8 +5,9 @@ import sys
 import types
 
 import numpy as np
-import pie_rope
 import pytest
+
+import pie_rope
 from device import DeviceArray, Driver
 from pie_rope import Edit, Plan, Rope, Rotations
 from reference import assert_close, spliced, turned

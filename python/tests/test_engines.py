@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from reference import assert_close, spliced
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

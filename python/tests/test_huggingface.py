@@ -5,9 +5,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
+from transformers import DynamicCache, StaticCache  # noqa: E402
+
 from pie_rope import Edit, Plan  # noqa: E402
 from pie_rope.huggingface import cache_argument, edit_cache, encode_spans  # noqa: E402
-from transformers import DynamicCache, StaticCache  # noqa: E402
 
 VOCABULARY, TOKENS = 97, 60
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from reference import assert_close, spliced
 
 ROOT = Path(__file__).parents[2]

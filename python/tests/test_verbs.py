@@ -6,8 +6,9 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pie_rope
 import pytest
+
+import pie_rope
 from pie_rope import Edit, ModelRope, Plan, Rope, Rotations
 from reference import assert_close, spliced, turned
 
