@@ -50,8 +50,8 @@ use view::{End, View};
 /// before its last checks until it has run: other threads see them as they were before or after. It takes them in
 /// increasing order of their addresses, as candle's in-place operations do, so calls never wait for each other in a
 /// circle. Candle's other operations lock their arguments as they come: one that takes *two* tensors of a call at once
-/// (a `slice_set` from one into the other) must not run at the same time. On CUDA, a call returns when it has been
-/// launched into candle's stream of the device, and is ordered there as candle's own kernels are.
+/// (a `matmul` of two, a `slice_set` from one into the other) must not run at the same time. On CUDA, a call returns
+/// when it has been launched into candle's stream of the device, and is ordered there as candle's own kernels are.
 ///
 /// # Errors
 ///
