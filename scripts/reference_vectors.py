@@ -29,10 +29,11 @@ A file is text, a keyword at the start of each line:
     layer 5 128 half-split 0
     ...
 
-The pairing is measured (a pair keeps its magnitude when it turns), `none` for a layer whose keys do not turn. A key is its components' bits in hexadecimal, 8 digits each for f32 and 4 for the others, the most significant first,
-without a space between them. Where transformers caches the
-rotated part of a latent row as two halves, they are interleaved again: that is the order of the checkpoint, in which
-other engines cache it, and the one that `ModelRope::from_config_json` describes.
+The pairing is measured (a pair keeps its magnitude when it turns), `none` for a layer whose keys do not turn. A key
+is its components' bits in hexadecimal, 8 digits each for f32 and 4 for the others, the most significant first, without
+a space between them. Where transformers caches the rotated part of a latent row as two halves, they are interleaved
+again: that is the order of the checkpoint, in which other engines cache it, and the one that
+`ModelRope::from_config_json` describes.
 
 How far a turned key may be from the new one, for a pair of components of magnitude r (the larger one of both keys'),
 in units in the last place of the cached type at r. `unit` is one of f32 in units of that type: 1, 2^-13 for f16,

@@ -1,11 +1,100 @@
 //! A cache as Python hands it over: a tensor for each layer's keys, and one for its values, all of one shape.
 
-use pie_rope::{Axis, ElementType, KeyLayout, Strides};
+use pie_rope::{Axis, CacheLayout, ElementType, KeyLayout, Strides};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
+use crate::call::Call;
 use crate::dlpack::{Borrow, Borrowed, Device, device};
+
+/// An argument: the keys, or the values, of every layer, and the order of their axes.
+pub(crate) struct Part<'a, 'py> {
+    name: &'static str,
+    given: &'a Bound<'py, PyAny>,
+    layout: &'a str,
+}
+
+impl<'a, 'py> Part<'a, 'py> {
+    pub(crate) fn new(name: &'static str, given: &'a Bound<'py, PyAny>, layout: &'a str) -> Self {
+        Part {
+            name,
+            given,
+            layout,
+        }
+    }
+}
+
+/// Keys and values of every layer, and the block table that they are seen through.
+pub(crate) struct Cache<'py> {
+    keys: Tensors<'py>,
+    values: Option<Tensors<'py>>,
+    table: Option<Vec<u32>>,
+}
+
+impl<'py> Cache<'py> {
+    pub(crate) fn borrow(
+        call: &Call<'py>,
+        keys: Part<'_, 'py>,
+        values: Option<Part<'_, 'py>>,
+        table: Option<Vec<u32>>,
+        writes: bool,
+    ) -> PyResult<Self> {
+        let borrow = |part| Tensors::borrow(part, writes, &call.borrow);
+        let keys = borrow(keys)?;
+        let values = values.map(borrow).transpose()?;
+        if let Some(values) = &values {
+            let refuse = |problem: String| {
+                let text = format!("{}: {problem}", values.name);
+                Err(PyValueError::new_err(text))
+            };
+            let (ours, theirs) = (values.layers.len(), keys.layers.len());
+            if ours != theirs {
+                return refuse(format!("{ours} layers, but {}: {theirs}", keys.name));
+            }
+            let (ours, theirs) = (values.layout.batch(), keys.layout.batch());
+            if ours != theirs {
+                return refuse(format!("a batch of {ours}, but {}: of {theirs}", keys.name));
+            }
+        }
+        Ok(Cache {
+            keys,
+            values,
+            table,
+        })
+    }
+
+    pub(crate) fn parts(&self) -> Vec<&Tensors<'py>> {
+        let values = self.values.as_ref();
+        [Some(&self.keys), values].into_iter().flatten().collect()
+    }
+
+    pub(crate) fn layout(&self) -> CacheLayout<'_> {
+        let values = self.values.as_ref().map(|values| values.layout);
+        let layout = CacheLayout {
+            keys: self.keys.layout,
+            values,
+        };
+        match &self.table {
+            Some(table) => layout.with_table(table),
+            None => layout,
+        }
+    }
+
+    /// Keys and values, address and length in elements, of every layer; null if there are no values.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = [(usize, usize); 2]> {
+        let values = self.values.as_ref();
+        let place = |tensor: &Borrowed<'_>| (tensor.address, tensor.reach());
+        self.keys
+            .layers
+            .iter()
+            .enumerate()
+            .map(move |(layer, keys)| {
+                let values = values.map(|values| place(&values.layers[layer]));
+                [place(keys), values.unwrap_or_default()]
+            })
+    }
+}
 
 /// The keys, or the values, of every layer.
 pub(crate) struct Tensors<'py> {
@@ -15,21 +104,16 @@ pub(crate) struct Tensors<'py> {
 }
 
 impl<'py> Tensors<'py> {
-    /// Borrows tensors that lie as `layout` names. A layer alone may be given without a list.
-    pub(crate) fn borrow(
-        name: &'static str,
-        given: &Bound<'py, PyAny>,
-        layout: &str,
-        writes: bool,
-        how: &Borrow<'py>,
-    ) -> PyResult<Self> {
+    /// Borrows tensors that lie as their layout's name says. A layer alone may be given without a list.
+    fn borrow(part: Part<'_, 'py>, writes: bool, how: &Borrow<'py>) -> PyResult<Self> {
+        let Part {
+            name,
+            given,
+            layout,
+        } = part;
         let given = layers(given)?;
         let one = |(index, tensor)| {
-            let name = if given.len() > 1 {
-                format!("{name}[{index}]")
-            } else {
-                name.to_owned()
-            };
+            let name = layer_name(name, index, given.len());
             let borrowed = Borrowed::new(&name, tensor, writes, how)?;
             let element = borrowed.element(&name)?;
             PyResult::Ok((name, borrowed, element))
@@ -64,23 +148,20 @@ impl<'py> Tensors<'py> {
         })
     }
 
-    pub(crate) fn element(&self) -> ElementType {
-        self.layout.element()
-    }
-
     /// Address and length in elements of every layer.
     pub(crate) fn buffers(&self) -> impl ExactSizeIterator<Item = (usize, usize)> {
         self.layers
             .iter()
             .map(|tensor| (tensor.address, tensor.reach()))
     }
+}
 
-    fn layer_name(&self, index: usize) -> String {
-        if self.layers.len() > 1 {
-            format!("{}[{index}]", self.name)
-        } else {
-            self.name.to_owned()
-        }
+/// How messages call a layer of an argument.
+fn layer_name(name: &str, index: usize, layers: usize) -> String {
+    if layers > 1 {
+        format!("{name}[{index}]")
+    } else {
+        name.to_owned()
     }
 }
 
@@ -182,12 +263,12 @@ pub(crate) fn check_apart(written: &[&Tensors<'_>], read: &[&Tensors<'_>]) -> Py
         let mut views = Vec::new();
         for (part, tensors) in tensors.iter().enumerate() {
             for (layer, (address, len)) in tensors.buffers().enumerate() {
-                let end = address + len * tensors.element().size();
+                let end = address + len * tensors.layout.element().size();
                 let view = View {
                     address,
                     end,
                     layout: tensors.layout,
-                    name: tensors.layer_name(layer),
+                    name: layer_name(tensors.name, layer, tensors.layers.len()),
                     place: (part, layer),
                     writes,
                 };

@@ -121,29 +121,29 @@ impl<'py> Borrowed<'py> {
                 .pointer_checked(Some(c"dltensor_versioned"))?
                 .as_ptr()
                 .cast();
-            // SAFETY: a capsule of this name holds such a record, valid for as long as the capsule; its major version
-            // comes first in every version.
+            // SAFETY: by DLPack's rules, to which the library keeps that made it, a capsule of this name holds such a
+            // record for as long as it lives; the major version comes first in every version.
             let major = unsafe { (*record).major };
             if major != 1 {
                 return Err(PyTypeError::new_err(format!(
                     "{name}: its DLPack is of version {major}, this reads 1"
                 )));
             }
-            // SAFETY: of version 1, so it is laid out as declared here.
+            // SAFETY: as above; it is of version 1, checked just now, so it is laid out as declared here.
             let flags = unsafe { (*record).flags };
             if writes && flags & READ_ONLY != 0 {
                 return Err(PyValueError::new_err(format!(
                     "{name}: the tensor is read-only"
                 )));
             }
-            // SAFETY: the field lies inside the record.
+            // SAFETY: as above; the field lies inside the record.
             unsafe { &raw const (*record).tensor }
         } else {
             // `DLManagedTensor` begins with the tensor.
             capsule.pointer_checked(Some(c"dltensor"))?.as_ptr().cast()
         };
-        // SAFETY: the capsule, which the result holds, keeps the record; its strides and shape have as many entries as
-        // it has dimensions.
+        // SAFETY: the library whose capsule this is vouches, by DLPack's rules, for the record and for its strides and
+        // shape of as many entries as it has dimensions, for as long as the capsule lives, which the result holds.
         let mut borrowed = unsafe { read(name, tensor, capsule.clone()) }?;
         how.check(name, borrowed.device)?;
         if bfloat16 {
@@ -188,12 +188,14 @@ impl<'py> Borrowed<'py> {
         Ok(element)
     }
 
-    /// Bytes of a tensor without gaps.
-    pub(crate) fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>()
-            * usize::from(self.kind.bits)
-            * usize::from(self.kind.lanes)
-            / 8
+    /// Bytes of a tensor, which must have no gaps.
+    pub(crate) fn bytes(&self, name: &str) -> PyResult<usize> {
+        let elements = self.shape.iter().product::<usize>();
+        if elements != self.reach() {
+            let text = format!("{name}: its elements must lie one behind the other");
+            return Err(PyValueError::new_err(text));
+        }
+        Ok(elements * usize::from(self.kind.bits) * usize::from(self.kind.lanes) / 8)
     }
 
     /// Elements from the first to just past the last one.

@@ -1,11 +1,13 @@
 //! The native part of the Python package: plans, ropes, and the verbs over tensors. See `pie_rope/__init__.py`.
 
 mod cache;
+mod call;
 mod dlpack;
 mod errors;
 mod numbers;
 mod plan;
 mod rope;
+mod run;
 mod verbs;
 
 use pyo3::prelude::*;

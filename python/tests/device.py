@@ -52,13 +52,15 @@ class Driver:
     def synchronize(self):
         self.call("cuCtxSynchronize")
 
-    def upload(self, array):
-        return DeviceArray(self, array)
+    def upload(self, array, every=1):
+        return DeviceArray(self, array, every)
 
 
 class DeviceArray:
-    def __init__(self, driver, array):
-        self.driver, self.host = driver, np.ascontiguousarray(array)
+    """``every``: a view of every second element, or third, along the last axis."""
+
+    def __init__(self, driver, array, every=1):
+        self.driver, self.host, self.every = driver, np.ascontiguousarray(array), every
         address = ctypes.c_uint64()
         driver.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(self.host.nbytes))
         self.address, self.streams = address.value, []
@@ -77,10 +79,11 @@ class DeviceArray:
 
     def __dlpack__(self, stream=None):
         self.streams.append(stream)
-        shape, item = self.host.shape, self.host.itemsize
+        view, item = self.host[..., :: self.every], self.host.itemsize
+        shape = view.shape
         numbers = ctypes.c_int64 * len(shape)
         self.shape = numbers(*shape)
-        self.strides = numbers(*(stride // item for stride in self.host.strides))
+        self.strides = numbers(*(stride // item for stride in view.strides))
         code = BFLOAT if self.host.dtype.name == "bfloat16" else FLOAT
         self.record = Tensor(
             self.address, CUDA, 0, len(shape), code, 8 * item, 1, self.shape, self.strides, 0, None, None

@@ -1,14 +1,14 @@
 """Torch tensors laid out as the caches of vLLM and SGLang."""
 
-import numpy as np
 import pytest
 
-from reference import assert_close, spliced
+np = pytest.importorskip("numpy", reason="numpy is not installed")
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import pie_rope  # noqa: E402
 from pie_rope import Edit, Plan, Rope, Rotations, sglang, vllm  # noqa: E402
+from reference import assert_close, spliced  # noqa: E402
 
 LAYERS, HEADS, DIM, BLOCK, BLOCKS, ROWS = 3, 2, 32, 16, 12, 70
 EDITS = [Edit.replace(3, 6, 9), Edit.insert(12, 1), Edit.delete(20, 31), Edit.insert(50, 14)]
@@ -61,8 +61,8 @@ def want_of(keys, values, table, rope):
     return spliced(keys, keys if values is None else rows(values, table), PLAN, rope)
 
 
-def assert_rows(keys, values, table, want, element):
-    assert_close(rows(keys, table)[: PLAN.new_rows], want[0], element)
+def assert_rows(keys, values, table, want, rope, element):
+    assert_close(rows(keys, table)[: PLAN.new_rows], want[0], rope, element)
     if values is not None:
         filled = ~np.isnan(want[1])
         assert (rows(values, table)[: PLAN.new_rows][filled] == want[1][filled]).all()
@@ -79,7 +79,7 @@ def test_vllm_splice(random, backend, element):
     before = [numpy(keys)[unused] for _, keys, _ in layers]
     vllm.splice([cache for cache, _, _ in layers], padded, Rotations(PLAN, rope_of(backend)), block_size=BLOCK)
     for (_, keys, values), want_layer, others in zip(layers, want, before):
-        assert_rows(keys, values, table, want_layer, element)
+        assert_rows(keys, values, table, want_layer, rope_of(backend), element)
         assert (numpy(keys)[unused] == others).all()
 
 
@@ -117,7 +117,7 @@ def test_vllm_copy_brings_every_row_that_is_not_shared(random, backend, which):
         if exact:
             assert (got[kept] == wanted[kept]).all()
         else:
-            assert_close(got, wanted, "bfloat16")
+            assert_close(got, wanted, rope_of(backend), "bfloat16")
     assert (numpy(keys)[table] == before[table]).all()
     with pytest.raises(ValueError, match="new_block_table: its first 80 rows are shared"):
         vllm.copy([cache], table, table, Rotations(PLAN, rope_of(backend)), block_size=BLOCK)
@@ -156,7 +156,7 @@ def test_sglang_rotate_moves_nothing(random, element):
     new_slots = sglang.edited_slots(slots, PLAN, free)
     assert len(set(new_slots)) == PLAN.new_rows
     for k, want_keys, old in zip(k_buffers, want, before):
-        assert_close(numpy(k)[new_slots], want_keys, element)
+        assert_close(numpy(k)[new_slots], want_keys, ROPE, element)
         others = np.setdiff1d(np.arange(200), slots)
         assert (numpy(k)[others] == old[others]).all()
     with pytest.raises(ValueError, match="free: the edit opens 24 rows, there are 3 slots"):
@@ -174,11 +174,11 @@ def test_sglang_splice_and_copy(random):
     for buffer in (k, v):
         buffer[new_slots[3:]] = torch.nan
     sglang.copy([k], [v], slots, new_slots, Rotations(PLAN, ROPE))
-    with pytest.raises(ValueError, match="new_slots: the first 90 are shared"):
+    with pytest.raises(ValueError, match="new_slots: its first 90 rows are shared"):
         sglang.copy([k], [v], slots, slots, Rotations(PLAN, ROPE))
     sglang.splice([k], [v], slots, Rotations(PLAN, ROPE))
     for where in (slots, new_slots):
-        assert_close(numpy(k)[where[: PLAN.new_rows]], want[0], "bfloat16")
+        assert_close(numpy(k)[where[: PLAN.new_rows]], want[0], ROPE, "bfloat16")
         filled = ~np.isnan(want[1])
         assert (numpy(v)[where[: PLAN.new_rows]][filled] == want[1][filled]).all()
 

@@ -2,6 +2,8 @@
  * everything else to the bit. (Every case that the library has is in tests/conformance; this is about the way in.) */
 #include "common.h"
 
+#include <time.h>
+
 enum { OLD_ROWS = 30, NEW_ROWS = 31, BLOCK = 4, BLOCKS = 24, MOST = 2 * 96 * 576 };
 
 /* How a cache is laid out. */
@@ -15,7 +17,7 @@ static const char *const element_names[] = {"f32", "f16", "bf16"};
 /* Blocks of the source and of the destination; no block is in both. */
 static const uint32_t from_table[] = {3, 1, 4, 15, 9, 2, 6, 5}, to_table[] = {0, 7, 8, 23, 11, 12, 20, 14};
 
-static unsigned random_state = 1;
+static unsigned random_state;
 static uint32_t random_bits(void) {
     random_state = random_state * 1664525u + 1013904223u;
     return random_state >> 8 & 0xffff;
@@ -224,7 +226,11 @@ static void run(const pie_rope_cpu *cpu, int shape, int element, int pairing, in
     pie_rope_plan_free(plan);
 }
 
-int main(void) {
+/* The argument, if there is one, is the seed of a run to be repeated. */
+int main(int argc, char **argv) {
+    random_state = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : (unsigned)time(NULL);
+    printf("seed %u\n", random_state);
+    fflush(stdout);
     pie_rope_cpu *cpu;
     OK(pie_rope_cpu_new(2, &cpu));
     int cases = 0;

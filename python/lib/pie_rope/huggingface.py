@@ -49,7 +49,7 @@ def edit_cache(
     layers = _attention_layers(cache)
     if not layers:
         raise ValueError("cache: it holds no rows yet: encode the tokens as ever")
-    rows = {_rows(layer) for _, layer in layers}
+    rows = _lengths(layers)
     if len(rows) > 1:
         raise ValueError(f"cache: its layers hold different numbers of rows: {sorted(rows)}")
     plan = edits if isinstance(edits, Plan) else Plan.from_edits(next(iter(rows)), list(edits))
@@ -88,7 +88,7 @@ def encode_spans(model: Any, cache: Any, tokens: Any, spans: Sequence[NewSpan], 
     if last < 0:
         raise ValueError("tokens: there are none")
     layers = _attention_layers(cache)
-    rows = {_rows(layer) for _, layer in layers}
+    rows = _lengths(layers)
     if rows != {last + 1}:
         raise ValueError(f"tokens: there are {last + 1}, but the cache has {sorted(rows)} rows")
     ranges = [range(span.row, span.row + span.len) for span in spans]
@@ -98,10 +98,9 @@ def encode_spans(model: Any, cache: Any, tokens: Any, spans: Sequence[NewSpan], 
     passes: list[list[int]] = [list(some) for some in ranges]
     if _takes_any_mask(model.config, last + 1):
         passes = [[row for some in passes for row in some]]
-    whole = model_rope(model.config, last + 1)
-    for some in passes:
-        # In one pass with the last token, frequencies are those of the whole.
-        if some[-1] != last and model_rope(model.config, some[-1] + 1) != whole:
+    # In a pass with the last token, frequencies are those of the whole.
+    for some in passes[:-1]:
+        if model_rope(model.config, some[-1] + 1) != model_rope(model.config, last + 1):
             raise ValueError(
                 f"spans: a pass that ends at position {some[-1]} would take other frequencies than the {last + 1} rows"
                 ' of the cache have (LongRoPE, dynamic NTK); with `attn_implementation="sdpa"` all are one pass'
@@ -110,14 +109,18 @@ def encode_spans(model: Any, cache: Any, tokens: Any, spans: Sequence[NewSpan], 
     with _mode(layers):
         for some in passes:
             chosen = torch.tensor(some, device=tokens.device)
+            at = [_Rows(layer, some, chosen) if _holds_rows(layer) else layer for layer in cache.layers]
             arguments = {
                 "input_ids": tokens[:, chosen],
                 "position_ids": chosen.unsqueeze(0),
                 "use_cache": True,
-                cache_argument(model): cache_utils.Cache(layers=[_at(layer, some) for layer in cache.layers]),
+                cache_argument(model): cache_utils.Cache(layers=at),
             }
             if len(some) != some[-1] + 1 - some[0]:
-                arguments["attention_mask"] = _mask(chosen, model.dtype)
+                # Added to the scores, [1, 1, rows, all rows up to the last]: no row sees those behind it.
+                hidden = torch.arange(some[-1] + 1, device=chosen.device) > chosen[:, None]
+                mask = torch.zeros(hidden.shape, dtype=model.dtype, device=chosen.device)
+                arguments["attention_mask"] = mask.masked_fill_(hidden, torch.finfo(model.dtype).min)[None, None]
             output = model(**arguments, **kwargs)
     return output
 
@@ -157,7 +160,7 @@ def _attention_layers(cache):
     sliding = cache_utils.DynamicSlidingWindowLayer, cache_utils.StaticSlidingWindowLayer
     layers = []
     for index, layer in enumerate(cache.layers):
-        if type(layer).__name__ == "DummyLayer" or not getattr(layer, "is_initialized", True):
+        if not _holds_rows(layer):
             continue
         if type(layer) not in (dynamic, static, *sliding):
             raise ValueError(
@@ -167,8 +170,17 @@ def _attention_layers(cache):
     return layers
 
 
-def _rows(layer) -> int:
-    return int(layer.get_seq_length())
+def _holds_rows(layer) -> bool:
+    """Not those that use the rows of another, nor those that no token has reached yet."""
+    return type(layer).__name__ != "DummyLayer" and getattr(layer, "is_initialized", True)
+
+
+def _lengths(layers) -> set[int]:
+    """How many rows layers hold. Static ones count on their device, which is waited for once."""
+    lengths = [layer.get_seq_length() for _, layer in layers]
+    tensors = [length.reshape(()) for length in lengths if isinstance(length, torch.Tensor)]
+    counted = torch.stack([tensor.to(tensors[0].device) for tensor in tensors]).tolist() if tensors else []
+    return {*counted, *(length for length in lengths if not isinstance(length, torch.Tensor))}
 
 
 def _check(index, layer, plan):
@@ -216,8 +228,8 @@ class _Call:
         widths = [getattr(self.layers[0], name).shape[-1] for name in ("keys", "values")]
         rank, rotary = _entry(config, "kv_lora_rank"), _entry(config, "qk_rope_head_dim")
         if rank is not None:
-            # A latent attention. Its rotated part, in halves, is kept by itself, beside the latent rows or (before
-            # transformers 5.20 or so) behind the other part of every head's key.
+            # A latent attention. Its rotated part, in halves, is kept by itself, where values are elsewhere; earlier
+            # versions of transformers keep it behind the other part of every head's key.
             if widths == [rank, rotary]:
                 self.turned, self.moved = "values", "keys"
                 widths.reverse()
@@ -267,33 +279,19 @@ def _takes_any_mask(config, rows: int) -> bool:
     return all(window is None or rows <= window for window in windows)
 
 
-def _mask(rows, dtype):
-    """Which rows each of ``rows`` attends to: those up to itself. Added to the scores, [1, 1, rows, all]."""
-    behind = torch.arange(int(rows[-1]) + 1, device=rows.device) > rows.unsqueeze(1)
-    return torch.zeros(behind.shape, dtype=dtype, device=rows.device).masked_fill_(behind, torch.finfo(dtype).min)[
-        None, None
-    ]
-
-
-def _at(layer, rows):
-    """A layer that writes what is encoded to ``rows`` of another, and shows all rows up to the last of them."""
-    if type(layer).__name__ == "DummyLayer" or not layer.is_initialized:
-        return layer
-    return _Rows(layer, rows)
-
-
 class _Rows(cache_utils.DynamicLayer):
-    def __init__(self, layer, rows):
+    """A layer that writes what is encoded to ``rows`` of another, and shows all rows up to the last of them."""
+
+    def __init__(self, layer, rows: list[int], index):
         super().__init__()
-        self.keys, self.values, self.rows = layer.keys, layer.values, rows
+        self.keys, self.values, self.rows, self.index = layer.keys, layer.values, rows, index
         self.dtype, self.device = layer.keys.dtype, layer.keys.device
         self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
-        end = self.rows[-1] + 1
-        rows = torch.tensor(self.rows, device=self.device)
-        self.keys.index_copy_(2, rows, key_states)
-        self.values.index_copy_(2, rows, value_states)
+        end, index = self.rows[-1] + 1, self.index.to(self.device)
+        self.keys.index_copy_(2, index, key_states)
+        self.values.index_copy_(2, index, value_states)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def get_seq_length(self):

@@ -10,9 +10,8 @@ the request's own instead.
 
 from typing import Any
 
-from . import _native
+from . import _native, _tables
 from ._native import Plan, Rotations
-from .vllm import _list, _shared
 
 __all__ = ["copy", "edited_slots", "rotate", "splice"]
 
@@ -30,7 +29,7 @@ def edited_slots(slots: Any, plan: Plan, free: Any) -> list[int]:
     """The slots of the edited request, after :func:`rotate`: those of the rows that survive, and for each row to be
     encoded the next of ``free``. Slots of ``slots`` that are not among them are the engine's to free.
     """
-    slots, free = _list(slots), _list(free)
+    slots, free = _tables.as_list(slots), _tables.as_list(free)
     needed = sum(span.len for span in plan.new_spans)
     if len(free) < needed:
         raise ValueError(f"free: the edit opens {needed} rows, there are {len(free)} slots")
@@ -73,19 +72,5 @@ def copy(
     Leading slots that both have stay shared: their rows are not copied. All others are, whether they turn or not. A
     shared slot of a row that the edit moves or turns is refused, and so is one behind a slot that differs.
     """
-    shared = _shared(slots, new_slots)
-    first = rotations.affected_only().first_row
-    if first is not None and first < shared:
-        raise ValueError(f"new_slots: the first {shared} are shared, and the edit changes row {first}")
-    _native.copy(
-        rotations.starting_at(shared),
-        k_buffers,
-        k_buffers,
-        v_buffers,
-        v_buffers,
-        layout="slots",
-        block_table=slots,
-        dst_block_table=new_slots,
-        stream=stream,
-        workspace=workspace,
-    )
+    tables = ("slots", slots), ("new_slots", new_slots)
+    _tables.copy(rotations, k_buffers, v_buffers, tables, 1, layout="slots", stream=stream, workspace=workspace)

@@ -21,7 +21,7 @@ the request's own instead.
 from collections.abc import Iterable
 from typing import Any
 
-from . import _native
+from . import _native, _tables
 from ._native import NewSpan, Rotations
 
 __all__ = ["copy", "slot_mapping", "splice"]
@@ -64,44 +64,16 @@ def copy(
     not. A shared block with rows that the edit moves or turns is refused, and so is one behind a block that differs.
     """
     keys, values = _keys_and_values(kv_caches, block_size, kv_dim)
-    shared = _shared(block_table, new_block_table) * block_size
-    first = rotations.affected_only().first_row
-    if first is not None and first < shared:
-        raise ValueError(f"new_block_table: its first {shared} rows are shared, and the edit changes row {first}")
-    _native.copy(
-        rotations.starting_at(shared),
-        keys,
-        keys,
-        values,
-        values,
-        layout="nhd",
-        block_table=block_table,
-        dst_block_table=new_block_table,
-        stream=stream,
-        workspace=workspace,
-    )
+    tables = ("block_table", block_table), ("new_block_table", new_block_table)
+    _tables.copy(rotations, keys, values, tables, block_size, layout="nhd", stream=stream, workspace=workspace)
 
 
 def slot_mapping(block_table: Any, block_size: int, spans: Iterable[NewSpan]) -> list[int]:
     """The slots of the rows that a plan opens (``plan.new_spans``), as vLLM's ``slot_mapping`` counts them: where the
     engine's own kernels write the keys and values that it encodes."""
-    table = _list(block_table)
+    table = _tables.as_list(block_table)
     rows = (row for span in spans for row in range(span.row, span.row + span.len))
     return [table[row // block_size] * block_size + row % block_size for row in rows]
-
-
-def _list(numbers) -> list[int]:
-    return numbers.tolist() if hasattr(numbers, "tolist") else list(numbers)
-
-
-def _shared(table, new_table) -> int:
-    """How many leading entries two tables have in common."""
-    count = 0
-    for old, new in zip(_list(table), _list(new_table), strict=False):
-        if old != new:
-            break
-        count += 1
-    return count
 
 
 def _keys_and_values(kv_caches, block_size, kv_dim):
