@@ -35,7 +35,8 @@ fn bytes<T: Element>(data: &[T]) -> &[u8] {
 
 /// All elements of a tensor, in its own order.
 fn elements<T: WithDType>(tensor: &Tensor) -> Vec<T> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
+    let here = tensor.to_device(&Device::Cpu).unwrap();
+    here.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// How a cache lies in tensors.
@@ -166,11 +167,11 @@ struct Cache<T> {
 }
 
 impl<T: Element + WithDType> Cache<T> {
-    fn new(form: &'static Form, random: &mut SmallRng) -> Cache<T> {
+    fn new(form: &'static Form, device: &Device, random: &mut SmallRng) -> Cache<T> {
         let len: usize = form.shape.iter().product();
         let before: Vec<Vec<T>> = (0..form.tensors).map(|_| noise(len, random)).collect();
-        let on_cpu = |data| Tensor::from_vec(data, form.shape, &Device::Cpu).unwrap();
-        let tensors: Vec<Tensor> = before.iter().cloned().map(on_cpu).collect();
+        let tensor = |data| Tensor::from_vec(data, form.shape, device).unwrap();
+        let tensors: Vec<Tensor> = before.iter().cloned().map(tensor).collect();
         // Elements that count through all tensors.
         let counts = (0..form.tensors).map(|tensor| {
             let first = (tensor * len) as u32;
@@ -279,14 +280,14 @@ fn rotations(random: &mut SmallRng) -> Rotations {
     }
 }
 
-fn every_form<T: Element + WithDType>() {
+fn every_form<T: Element + WithDType>(device: &Device) {
     let mut random = random();
     let candle = Candle::new();
     let cpu = Cpu::new();
     for form in FORMS {
         for _ in 0..4 {
             let rotations = rotations(&mut random);
-            let cache = Cache::<T>::new(form, &mut random);
+            let cache = Cache::<T>::new(form, device, &mut random);
             let mut expected: Vec<_> = (0..LAYERS).map(|layer| cache.part(layer)).collect();
             let slices = |expected: &mut [[Vec<T>; 2]], verb: &dyn Fn(&mut [Layer<'_, T>])| {
                 let layers = expected
@@ -313,28 +314,28 @@ fn every_form<T: Element + WithDType>() {
 
 #[test]
 fn every_form_in_f32() {
-    every_form::<f32>();
+    every_form::<f32>(&Device::Cpu);
 }
 
 #[test]
 fn every_form_in_f16() {
-    every_form::<f16>();
+    every_form::<f16>(&Device::Cpu);
 }
 
 #[test]
 fn every_form_in_bf16() {
-    every_form::<bf16>();
+    every_form::<bf16>(&Device::Cpu);
 }
 
-fn every_copy<T: Element + WithDType>() {
+fn every_copy<T: Element + WithDType>(device: &Device) {
     let mut random = random();
     let candle = Candle::new();
     for from in FORMS {
         for to in FORMS.iter().filter(|to| to.batch == from.batch) {
             let rotations = rotations(&mut random);
             let (src, dst) = (
-                Cache::<T>::new(from, &mut random),
-                Cache::<T>::new(to, &mut random),
+                Cache::<T>::new(from, device, &mut random),
+                Cache::<T>::new(to, device, &mut random),
             );
             let mut expected: Vec<_> = (0..LAYERS).map(|layer| dst.part(layer)).collect();
             let given: Vec<_> = (0..LAYERS).map(|layer| src.part(layer)).collect();
@@ -362,9 +363,9 @@ fn every_copy<T: Element + WithDType>() {
 
 #[test]
 fn every_copy_in_every_type() {
-    every_copy::<f32>();
-    every_copy::<f16>();
-    every_copy::<bf16>();
+    every_copy::<f32>(&Device::Cpu);
+    every_copy::<f16>(&Device::Cpu);
+    every_copy::<bf16>(&Device::Cpu);
 }
 
 /// Sequence 0 of a batch goes to sequence 2, in the same tensors.
@@ -719,4 +720,64 @@ fn one_source_serves_several_destinations() {
     Candle::new().copy(&rotations, &[src, src], &dst).unwrap();
     assert_eq!(elements::<f32>(&one), elements::<f32>(&other));
     assert!(elements::<f32>(&one).iter().any(|&key| key != 1.0));
+}
+
+/// The same on an NVIDIA GPU, or on the emulator of one: `scripts/candle` runs it there.
+#[cfg(feature = "candle-cuda")]
+mod cuda {
+    use super::*;
+
+    fn device() -> Device {
+        Device::new_cuda(0).expect("a driver")
+    }
+
+    #[test]
+    fn every_form_in_every_type() {
+        every_form::<f32>(&device());
+        every_form::<f16>(&device());
+        every_form::<bf16>(&device());
+    }
+
+    #[test]
+    fn every_copy_in_every_type() {
+        every_copy::<f32>(&device());
+        every_copy::<f16>(&device());
+        every_copy::<bf16>(&device());
+    }
+
+    /// Every row has an angle of its own: more than the parameters of a launch hold.
+    #[test]
+    fn a_workspace_is_had_from_candle() {
+        let mut random = random();
+        let rows = 4000;
+        let positions: [Vec<i32>; 2] =
+            [(0..rows).collect(), (0..rows).map(|row| 2 * row).collect()];
+        let plan = Plan::from_positions(&positions[0], &positions[1]).unwrap();
+        let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, DIM).unwrap()).unwrap();
+        let mut expected = noise::<f32>(rows as usize * DIM, &mut random);
+        let keys = Tensor::from_slice(&expected, (1, 1, rows as usize, DIM), &device()).unwrap();
+        Candle::new()
+            .rotate(&rotations, &[CandleLayer::keys_only(&keys)])
+            .unwrap();
+        let layout = KeyLayout::bhsd(pie_rope::ElementType::F32, [1, 1, rows as usize, DIM]);
+        let mut layers = [Layer::keys_only(&mut expected)];
+        Cpu::new().rotate(&rotations, layout, &mut layers).unwrap();
+        assert_eq!(bytes(&elements::<f32>(&keys)), bytes(&expected));
+    }
+
+    #[test]
+    fn what_is_refused_there() {
+        let tensor =
+            |device: &Device| Tensor::zeros((1, HEADS, ROWS, DIM), DType::F32, device).unwrap();
+        let (here, there) = (tensor(&Device::Cpu), tensor(&device()));
+        let error = Candle::new()
+            .splice(&sound(), &[CandleLayer::new(&there, &here)])
+            .unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("layer 0: values are on Cpu"), "{said}");
+        let error = Candle::new()
+            .splice(&sound(), &[CandleLayer::new(&there, &there)])
+            .unwrap_err();
+        assert!(error.to_string().contains("views of one memory"), "{error}");
+    }
 }
