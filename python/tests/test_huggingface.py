@@ -57,7 +57,7 @@ def cached(model, tokens, cache):
 
 def same(got, want):
     """Equal to the rounding of float32: angles of positions below 100, taken in float32, are off by 100 * 2**-24, which
-    is 6e-6, and a hundred products are summed in another order. A key that has not turned is a thousand times as far."""
+    is 6e-6, and a hundred products are summed in another order. What has not turned is a thousand times as far."""
     torch.testing.assert_close(got, want, rtol=0, atol=2e-5 * float(want.abs().max()))
 
 

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from transformers import cache_utils
 
 from ._native import Edit, ModelRope, NewSpan, Plan, Rotations, check, copy, splice
 
 __all__ = ["cache_argument", "edit_cache", "encode_spans", "model_rope"]
+
+# Earlier ones keep the keys of latent attentions otherwise, and the first of them do not count a static cache's rows.
+if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 15):
+    raise ImportError(f"pie_rope.huggingface needs transformers 5.15 or later; this is {transformers.__version__}")
 
 
 def edit_cache(
@@ -228,12 +233,12 @@ class _Call:
         widths = [getattr(self.layers[0], name).shape[-1] for name in ("keys", "values")]
         rank, rotary = _entry(config, "kv_lora_rank"), _entry(config, "qk_rope_head_dim")
         if rank is not None:
-            # A latent attention. Its rotated part, in halves, is kept by itself, where values are elsewhere; earlier
-            # versions of transformers keep it behind the other part of every head's key.
-            if widths == [rank, rotary]:
-                self.turned, self.moved = "values", "keys"
-                widths.reverse()
-            ropes = [rope.stored(offset=widths[0] - rotary, pairing="half-split") for rope in ropes]
+            # A latent attention: latent rows are where keys are elsewhere, what turns, in halves, where values are.
+            if widths != [rank, rotary]:
+                raise ValueError(f"cache: a latent attention keeps rows of {rank} and {rotary}, these are of {widths}")
+            self.turned, self.moved = "values", "keys"
+            widths.reverse()
+            ropes = [rope.stored(offset=0, pairing="half-split") for rope in ropes]
         for index, _ in group:
             rope = ropes[1].layer(index)
             if rope is not None and rope.offset + rope.rotary_dim > widths[0]:
