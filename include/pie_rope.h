@@ -395,8 +395,14 @@ int32_t pie_rope_rotations_select(const struct pie_rope_rotations *rotations,
                                   size_t layers_len,
                                   struct pie_rope_rotations **out);
 
-// The same rotations without the rows that neither turn nor move: for copies where both ends share the pages of an
-// unchanged prefix.
+// The same rotations without the rows before `row`, counted after the edit: for a copy between sequences that share
+// the pages of their first rows, which must neither turn nor move.
+int32_t pie_rope_rotations_starting_at(const struct pie_rope_rotations *rotations,
+                                       size_t row,
+                                       struct pie_rope_rotations **out);
+
+// The same rotations without the rows that neither turn nor move: what a splice touches. A copy of these alone is for
+// a destination that holds all others already.
 int32_t pie_rope_rotations_affected_only(const struct pie_rope_rotations *rotations,
                                          struct pie_rope_rotations **out);
 

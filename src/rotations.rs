@@ -295,17 +295,16 @@ impl Rotations {
         })
     }
 
-    /// The same rotations without the rows that neither turn nor move. `copy` copies every row that
-    /// the plan keeps; where source and destination share the pages of an unchanged prefix, it must
-    /// copy these alone.
+    /// The same rotations without the rows that neither turn nor move: what a splice touches. A copy of
+    /// these alone is for a destination that holds all others already.
     pub fn affected_only(&self) -> Rotations {
         let mut affected = self.clone();
         affected.spans.retain(TurnedSpan::is_affected);
         affected
     }
 
-    /// The same rotations without the rows before `row`, counted after the edit: for a copy whose first rows source and
-    /// destination share.
+    /// The same rotations without the rows before `row`, counted after the edit: for a copy between
+    /// sequences that share the pages of their first rows, which must neither turn nor move.
     pub fn starting_at(&self, row: usize) -> Rotations {
         let mut rest = self.clone();
         for span in &mut rest.spans {

@@ -208,7 +208,7 @@ impl Rotations {
         self.0.select(layers).map(Rotations).map_err(raise)
     }
 
-    /// The same without the rows that neither turn nor move: for a copy whose unchanged prefix both sides share.
+    /// The same without the rows that neither turn nor move: what a splice touches.
     fn affected_only(&self) -> Rotations {
         Rotations(self.0.affected_only())
     }

@@ -79,8 +79,25 @@ pub unsafe extern "C" fn pie_rope_rotations_select(
     unsafe { give(out, make) }
 }
 
-/// The same rotations without the rows that neither turn nor move: for copies where both ends share the pages of an
-/// unchanged prefix.
+/// The same rotations without the rows before `row`, counted after the edit: for a copy between sequences that share
+/// the pages of their first rows, which must neither turn nor move.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rotations_starting_at(
+    rotations: *const pie_rope_rotations,
+    row: usize,
+    out: *mut *mut pie_rope_rotations,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
+        let rotations = unsafe { borrow("rotations", rotations) }?;
+        Ok(pie_rope_rotations(rotations.0.starting_at(row)))
+    };
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
+    unsafe { give(out, make) }
+}
+
+/// The same rotations without the rows that neither turn nor move: what a splice touches. A copy of these alone is for
+/// a destination that holds all others already.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_rotations_affected_only(
     rotations: *const pie_rope_rotations,

@@ -300,8 +300,7 @@ impl Wgpu {
     }
 
     /// Copies every row that the plan keeps to other pages, or another part, of the same buffers, and turns keys
-    /// on the way. To leave out an unchanged prefix whose pages both sequences share, pass
-    /// [`Rotations::affected_only`].
+    /// on the way. To leave out a prefix whose pages both sequences share, pass [`Rotations::starting_at`].
     ///
     /// # Errors
     /// See [`Wgpu`]; also if a row would be copied into a block that is copied from.

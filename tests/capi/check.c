@@ -102,6 +102,23 @@ static void numbers(pie_rope_cpu *cpu, pie_rope_rope *rope) {
                     CHECK(memcmp(to_keys[layer] + at, spliced[layer] + at, DIM * sizeof(float)) == 0);
                 }
 
+    /* From row 10 on: what is before it stays as it is. */
+    static float before[LAYERS][LEN];
+    memcpy(before, to_keys, sizeof before);
+    pie_rope_rotations *rest;
+    OK(pie_rope_rotations_starting_at(rotations, 10, &rest));
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int at = 0; at < LEN; at++) to_keys[layer][at] = -before[layer][at];
+    OK(pie_rope_cpu_copy(cpu, rest, &cache, &to));
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int head = 0; head < HEADS; head++)
+            for (int row = 0; row < ROWS; row++) {
+                float now = to_keys[layer][(head * ROWS + row) * DIM], then = before[layer][(head * ROWS + row) * DIM];
+                int copied = row >= 10 && !(row >= 18 && row < 21) && row < 31;
+                CHECK(now == (copied ? then : -then));
+            }
+    pie_rope_rotations_free(rest);
+
     pie_rope_layout pages = {0}, others;
     pages.struct_size = sizeof pages;
     OK(pie_rope_layout_nhd(PIE_ROPE_F32, 20, 4, HEADS, DIM, &pages));
