@@ -16,10 +16,10 @@ int curandSetPseudoRandomGeneratorSeed(void *generator, unsigned long long seed)
 }
 
 /* Linked, and never called. */
-#define ABSENT(name)                                   \
-    void name(void) {                                  \
+#define ABSENT(name)                                                    \
+    void name(void) {                                                   \
         fputs(#name " is not here: tests/emulator/candle.c\n", stderr); \
-        abort();                                       \
+        abort();                                                        \
     }
 ABSENT(cuMemcpyPeerAsync)
 ABSENT(cuModuleLoad)
