@@ -290,6 +290,20 @@ int32_t pie_rope_rope_from_inv_freq(const double *inv_freq,
                                     size_t layers,
                                     struct pie_rope_rope **out);
 
+// A copy of a rope with other pairs, for a cache that keeps the dimensions of a head in another order than the
+// checkpoint does: llama.cpp keeps those of the Llama architecture, which a `config.json` says are half-split,
+// interleaved.
+int32_t pie_rope_rope_with_pairing(const struct pie_rope_rope *rope,
+                                   int32_t pairing,
+                                   struct pie_rope_rope **out);
+
+// A copy of a rope that turns the dimensions from `offset` on, for a cache that keeps something else before them than
+// the checkpoint does. Under multi-head latent attention a `config.json`'s begins after the latent dimensions: one
+// that keeps the turned ones by themselves begins at 0.
+int32_t pie_rope_rope_with_offset(const struct pie_rope_rope *rope,
+                                  size_t offset,
+                                  struct pie_rope_rope **out);
+
 // How many layers the model has.
 int32_t pie_rope_rope_layers(const struct pie_rope_rope *rope, size_t *layers);
 

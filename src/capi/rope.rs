@@ -86,6 +86,45 @@ pub unsafe extern "C" fn pie_rope_rope_from_inv_freq(
     unsafe { give(out, make) }
 }
 
+/// A copy of a rope with other pairs, for a cache that keeps the dimensions of a head in another order than the
+/// checkpoint does: llama.cpp keeps those of the Llama architecture, which a `config.json` says are half-split,
+/// interleaved.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_with_pairing(
+    rope: *const pie_rope_rope,
+    pairing: i32,
+    out: *mut *mut pie_rope_rope,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller keeps the header's rules for `rope`; null and alignment are checked in `borrow`.
+        let rope = unsafe { borrow("rope", rope) }?;
+        let pairing = self::pairing(pairing)?;
+        let rope = rope.0.clone().map(|rope| rope.with_pairing(pairing));
+        Ok(pie_rope_rope(rope))
+    };
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
+    unsafe { give(out, make) }
+}
+
+/// A copy of a rope that turns the dimensions from `offset` on, for a cache that keeps something else before them than
+/// the checkpoint does. Under multi-head latent attention a `config.json`'s begins after the latent dimensions: one
+/// that keeps the turned ones by themselves begins at 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_rope_with_offset(
+    rope: *const pie_rope_rope,
+    offset: usize,
+    out: *mut *mut pie_rope_rope,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller keeps the header's rules for `rope`; null and alignment are checked in `borrow`.
+        let rope = unsafe { borrow("rope", rope) }?;
+        let rope = rope.0.clone().map(|rope| rope.with_offset(offset));
+        Ok(pie_rope_rope(rope))
+    };
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
+    unsafe { give(out, make) }
+}
+
 /// How many layers the model has.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_rope_layers(
@@ -135,17 +174,21 @@ pub unsafe extern "C" fn pie_rope_rope_free(rope: *mut pie_rope_rope) {
 }
 
 fn uniform(rope: Rope, pairing: i32, offset: usize, layers: usize) -> Result<pie_rope_rope> {
-    let pairing = match pairing {
-        PIE_ROPE_HALF_SPLIT => Pairing::HalfSplit,
-        PIE_ROPE_INTERLEAVED => Pairing::Interleaved,
-        other => return refuse("pairing", format!("there is no pairing {other}")),
-    };
+    let pairing = self::pairing(pairing)?;
     // A wild number would end the process where memory does.
     if layers > usize::from(u16::MAX) {
         return refuse("layers", format!("{layers} are more than {}", u16::MAX));
     }
     let rope = rope.with_pairing(pairing).with_offset(offset);
     Ok(pie_rope_rope(ModelRope::uniform(rope, layers)))
+}
+
+fn pairing(number: i32) -> Result<Pairing> {
+    match number {
+        PIE_ROPE_HALF_SPLIT => Ok(Pairing::HalfSplit),
+        PIE_ROPE_INTERLEAVED => Ok(Pairing::Interleaved),
+        other => refuse("pairing", format!("there is no pairing {other}")),
+    }
 }
 
 /// A string that ends with a zero.

@@ -238,6 +238,9 @@ static void errors(pie_rope_cpu *cpu, pie_rope_rope *rope) {
     pie_rope_rope *no_rope = NULL;
     REFUSED(pie_rope_rope_from_theta(THETA, DIM, 7, 0, 2, &no_rope), PIE_ROPE_ERROR_ARGUMENT,
             "pairing: there is no pairing 7");
+    REFUSED(pie_rope_rope_with_pairing(rope, 2, &no_rope), PIE_ROPE_ERROR_ARGUMENT, "pairing: there is no pairing 2");
+    REFUSED(pie_rope_rope_with_pairing(NULL, 1, &no_rope), PIE_ROPE_ERROR_ARGUMENT, "rope: it is null");
+    REFUSED(pie_rope_rope_with_offset(NULL, 1, &no_rope), PIE_ROPE_ERROR_ARGUMENT, "rope: it is null");
     REFUSED(pie_rope_rope_from_theta(THETA, 3, 0, 0, 2, &no_rope), PIE_ROPE_ERROR_ROPE, "rope: ");
     REFUSED(pie_rope_rope_from_config_json("{", &no_rope), PIE_ROPE_ERROR_CONFIG, "config.json");
     REFUSED(pie_rope_rope_from_config_json("\xff", &no_rope), PIE_ROPE_ERROR_ARGUMENT, "json: it is not UTF-8");
@@ -339,6 +342,16 @@ static void others(pie_rope_rope *rope) {
     REFUSED(pie_rope_rope_inv_freq(rope, 2, freq, 0, &len), PIE_ROPE_ERROR_ARGUMENT, "there is no 2");
     OK(pie_rope_rope_from_inv_freq(freq, DIM / 2, PIE_ROPE_HALF_SPLIT, 0, LAYERS, &given));
     OK(pie_rope_rotations_between(both, given, read, &between));
+    /* Between two orders of a head, keys would have to be reordered as well. */
+    pie_rope_rope *paired, *moved;
+    pie_rope_rotations *mixed = NULL;
+    OK(pie_rope_rope_with_pairing(read, PIE_ROPE_INTERLEAVED, &paired));
+    REFUSED(pie_rope_rotations_between(both, given, paired, &mixed), PIE_ROPE_ERROR_ROPE, "layer 0: ");
+    OK(pie_rope_rope_with_offset(read, 2, &moved));
+    REFUSED(pie_rope_rotations_between(both, given, moved, &mixed), PIE_ROPE_ERROR_ROPE, "layer 0: ");
+    CHECK(mixed == NULL);
+    pie_rope_rope_free(moved);
+    pie_rope_rope_free(paired);
     OK(pie_rope_rope_layers(read, &len));
     CHECK(len == LAYERS);
 

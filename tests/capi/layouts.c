@@ -156,10 +156,15 @@ static void run(const pie_rope_cpu *cpu, int shape, int element, int pairing, in
     /* Of 30 tokens, 4 to 6 go and one comes; three come before 20. */
     pie_rope_edit edits[2] = {{sizeof(pie_rope_edit), 4, 7, 1}, {sizeof(pie_rope_edit), 20, 20, 3}};
     pie_rope_plan *plan;
-    pie_rope_rope *rope;
+    pie_rope_rope *plain, *paired, *rope;
     pie_rope_rotations *rotations;
     OK(pie_rope_plan_from_edits(0, OLD_ROWS, edits, 2, &plan));
-    OK(pie_rope_rope_from_theta(THETA, s.window, pairing, s.offset, LAYERS, &rope));
+    /* As a checkpoint's rope becomes that of a cache which keeps heads in another order. */
+    OK(pie_rope_rope_from_theta(THETA, s.window, PIE_ROPE_HALF_SPLIT, 0, LAYERS, &plain));
+    OK(pie_rope_rope_with_pairing(plain, pairing, &paired));
+    OK(pie_rope_rope_with_offset(paired, s.offset, &rope));
+    pie_rope_rope_free(paired);
+    pie_rope_rope_free(plain);
     OK(pie_rope_rotations_new(plan, rope, &rotations));
 
     pie_rope_layer layers[LAYERS], to_layers[LAYERS];
