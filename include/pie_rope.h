@@ -209,9 +209,9 @@ typedef struct pie_rope_cache {
   size_t struct_size;
   // How the keys of every layer lie.
   const struct pie_rope_layout *keys;
-  // How the values lie: null if there are none, or the keys' own layout again.
+  // How the values lie, in elements of the keys' type: null if there are none, or the keys' own layout again.
   const struct pie_rope_layout *values;
-  // The layers, in the order of the model. To copy from a layer, it is only read.
+  // The layers, in the order of the model, no buffer twice. To copy from a layer, it is only read.
   const struct pie_rope_layer *layers;
   // How many.
   size_t layers_len;
@@ -240,9 +240,9 @@ typedef struct pie_rope_cuda_cache {
   size_t struct_size;
   // How the keys of every layer lie.
   const struct pie_rope_layout *keys;
-  // How the values lie: null if there are none, or the keys' own layout again.
+  // How the values lie, in elements of the keys' type: null if there are none, or the keys' own layout again.
   const struct pie_rope_layout *values;
-  // The layers, in host memory, in the order of the model.
+  // The layers, in host memory, in the order of the model, no buffer twice.
   const struct pie_rope_cuda_layer *layers;
   // How many.
   size_t layers_len;
@@ -263,11 +263,15 @@ const char *pie_rope_status_string(int32_t status);
 // The string stays as it is until the next call of this thread that fails.
 const char *pie_rope_last_error(void);
 
-// A model's ropes from its published `config.json`, a string that ends with a zero.
-int32_t pie_rope_rope_from_config_json(const char *json, struct pie_rope_rope **out);
+// A model's ropes from its published `config.json`, a string that ends with a zero. Pairs and offset are those of the
+// checkpoint, which a cache may have changed: see `pie_rope_rope_with_pairing`. Layers that share the keys of another
+// are counted as well; their one buffer is given once, with `pie_rope_rotations_select`.
+int32_t pie_rope_rope_from_config_json(const char *json,
+                                       struct pie_rope_rope **out);
 
 // As `pie_rope_rope_from_config_json`, with the frequencies that the model uses when the sequence is `tokens` long:
-// they depend on it under LongRoPE and dynamic NTK. See `pie_rope_rotations_between`.
+// they depend on it under LongRoPE and dynamic NTK. See `pie_rope_rotations_between`. llama.cpp goes by the size of
+// its context, once and for all, however long the text is: give it `n_ctx_seq`.
 int32_t pie_rope_rope_from_config_json_at(const char *json,
                                           size_t tokens,
                                           struct pie_rope_rope **out);
@@ -282,7 +286,7 @@ int32_t pie_rope_rope_from_theta(double theta,
                                  struct pie_rope_rope **out);
 
 // As `pie_rope_rope_from_theta`, from the inverse frequency of each of `pairs` pairs: for scalings of one's own,
-// such as llama.cpp's `freq_factors` (each frequency divided by its factor).
+// such as llama.cpp's `freq_scale` (each frequency times it) and `freq_factors` (each divided by its own).
 int32_t pie_rope_rope_from_inv_freq(const double *inv_freq,
                                     size_t pairs,
                                     int32_t pairing,
@@ -290,22 +294,51 @@ int32_t pie_rope_rope_from_inv_freq(const double *inv_freq,
                                     size_t layers,
                                     struct pie_rope_rope **out);
 
+// As `pie_rope_rope_from_theta`, slowed by YaRN: pairs that make more than `beta_fast` turns over `original_context`
+// tokens keep their frequency, those that make fewer than `beta_slow` have it divided by `factor`, and a ramp joins
+// them. llama.cpp calls these `rope_freq_base`, `yarn_beta_fast`, `n_ctx_orig_yarn`, `yarn_beta_slow`, and
+// `1 / rope_freq_scale`; its `yarn_ext_factor` must be 1.
+int32_t pie_rope_rope_from_yarn(double theta,
+                                size_t rotary_dim,
+                                double factor,
+                                size_t original_context,
+                                double beta_fast,
+                                double beta_slow,
+                                int32_t pairing,
+                                size_t offset,
+                                size_t layers,
+                                struct pie_rope_rope **out);
+
+// A model whose layer `i` turns as layer `i` of `layers[i]`; null: as one that has no rope.
+int32_t pie_rope_rope_from_layers(const struct pie_rope_rope *const *layers,
+                                  size_t layers_len,
+                                  struct pie_rope_rope **out);
+
 // A copy of a rope with other pairs, for a cache that keeps the dimensions of a head in another order than the
-// checkpoint does: llama.cpp keeps those of the Llama architecture, which a `config.json` says are half-split,
-// interleaved.
+// checkpoint does. llama.cpp's is that of `llama_model_rope_type`: `LLAMA_ROPE_TYPE_NORM`, which the Llama
+// architecture has though its `config.json` says half-split, is `PIE_ROPE_INTERLEAVED`, all others, for text,
+// `PIE_ROPE_HALF_SPLIT`.
 int32_t pie_rope_rope_with_pairing(const struct pie_rope_rope *rope,
                                    int32_t pairing,
                                    struct pie_rope_rope **out);
 
 // A copy of a rope that turns the dimensions from `offset` on, for a cache that keeps something else before them than
-// the checkpoint does. Under multi-head latent attention a `config.json`'s begins after the latent dimensions: one
-// that keeps the turned ones by themselves begins at 0.
+// the checkpoint does. Under multi-head latent attention a `config.json`'s is for rows with the latent dimensions
+// first: it is 0 if the turned ones lie by themselves, or first, and `qk_nope_head_dim` in whole keys.
 int32_t pie_rope_rope_with_offset(const struct pie_rope_rope *rope,
                                   size_t offset,
                                   struct pie_rope_rope **out);
 
 // How many layers the model has.
 int32_t pie_rope_rope_layers(const struct pie_rope_rope *rope, size_t *layers);
+
+// Which dimensions of a head a layer turns, `rotary_dim` of them from `offset` on, and in which pairs; all are 0 for a
+// layer that has no rope.
+int32_t pie_rope_rope_window(const struct pie_rope_rope *rope,
+                             size_t layer,
+                             int32_t *pairing,
+                             size_t *offset,
+                             size_t *rotary_dim);
 
 // The inverse frequencies of a layer, one for each pair: writes at most `capacity` of them, and to `len` how many
 // there are, 0 for a layer that has no rope. `inv_freq` may be null if `capacity` is 0.
@@ -326,10 +359,11 @@ int32_t pie_rope_plan_from_edits(int32_t first_position,
                                  size_t edits_len,
                                  struct pie_rope_plan **out);
 
-// The plan from old tokens, token `i` in row `i` at position `i`, to new ones: their difference becomes edits.
-int32_t pie_rope_plan_from_tokens(const uint32_t *old_tokens,
+// The plan from old tokens, token `i` in row `i` at position `i`, to new ones: their difference becomes edits. A token
+// may be any number, such as a `llama_token`.
+int32_t pie_rope_plan_from_tokens(const int32_t *old_tokens,
                                   size_t old_len,
-                                  const uint32_t *new_tokens,
+                                  const int32_t *new_tokens,
                                   size_t new_len,
                                   struct pie_rope_plan **out);
 
@@ -343,9 +377,10 @@ int32_t pie_rope_plan_from_positions(const int32_t *old_positions,
 // (`positions` null: at position `i`) and turns by the sum of the deltas whose range it is in. All ranges are of
 // positions before the call, not of those that an earlier delta of the list leads to.
 //
-// A cell that is free, or was removed by `seq_rm`, may be given any position that the deltas do not make negative,
-// but not -1: it turns or not, and nobody reads it. A cell whose position would become negative is refused, not
-// removed. To delete tokens: `seq_rm(p0, p1)`, then this with `{p1, -1, p0 - p1}`.
+// A cell at a negative position does not turn: give -1 for those that are free, as llama.cpp does, and for those of
+// other sequences, which a plan must leave alone. (`pie_rope_plan_kept` has them at position 0.) A cell whose position
+// would become negative is refused, not removed. To delete tokens: `seq_rm(p0, p1)`, then this with
+// `{p1, -1, p0 - p1}`. One `seq_add` after another is one plan after another: see `pie_rope_plan_then`.
 int32_t pie_rope_plan_from_deltas(const int32_t *positions,
                                   size_t rows,
                                   const struct pie_rope_delta *deltas,
@@ -359,6 +394,16 @@ int32_t pie_rope_plan_from_kept(size_t rows,
                                 size_t kept_len,
                                 struct pie_rope_plan **out);
 
+// Eviction with the positions given: of `rows` rows, row `i` at position `old_positions[i]`, those in `kept`,
+// ascending, stay, moved together, and row `kept[i]` goes to position `new_positions[i]`. Where that is where it was,
+// it moves and does not turn.
+int32_t pie_rope_plan_from_kept_at(const int32_t *old_positions,
+                                   size_t rows,
+                                   const size_t *kept,
+                                   const int32_t *new_positions,
+                                   size_t kept_len,
+                                   struct pie_rope_plan **out);
+
 // One plan, then the next, as one that turns every key once.
 int32_t pie_rope_plan_then(const struct pie_rope_plan *plan,
                            const struct pie_rope_plan *next,
@@ -370,7 +415,8 @@ int32_t pie_rope_plan_in_place(const struct pie_rope_plan *plan, struct pie_rope
 // How many rows the sequence has before and after, those to encode included.
 int32_t pie_rope_plan_rows(const struct pie_rope_plan *plan, size_t *old_rows, size_t *new_rows);
 
-// What is left to encode, in order: writes at most `capacity` spans, and to `len` how many there are. `spans` may be
+// What is left to encode, in order, which may be behind the last row that there was: that a cache has room for
+// `new_rows` is the engine's to see to. Writes at most `capacity` spans, and to `len` how many there are. `spans` may be
 // null if `capacity` is 0.
 int32_t pie_rope_plan_new_spans(const struct pie_rope_plan *plan,
                                 struct pie_rope_new_span *spans,
@@ -458,6 +504,32 @@ int32_t pie_rope_layout_hnd(int32_t element,
                             size_t block,
                             size_t dim,
                             struct pie_rope_layout *layout);
+
+// Fills `layout`, whose `struct_size` the caller has set, with `[slots, heads, dim]`, a row in each, as SGLang keeps
+// it. Set `table` (a slot for each row) and `table_len` afterwards.
+int32_t pie_rope_layout_slots(int32_t element,
+                              size_t slots,
+                              size_t heads,
+                              size_t dim,
+                              struct pie_rope_layout *layout);
+
+// Fills `layout`, whose `struct_size` the caller has set, with keys `[blocks, heads, packs, block, x]`, `packs * x`
+// dimensions to a head, as vLLM's older kernels keep them. Set `table` and `table_len` afterwards.
+int32_t pie_rope_layout_x_packed(int32_t element,
+                                 size_t blocks,
+                                 size_t heads,
+                                 size_t packs,
+                                 size_t block,
+                                 size_t x,
+                                 struct pie_rope_layout *layout);
+
+// Fills `layout`, whose `struct_size` the caller has set, with values `[heads, dim, rows]`: rows innermost, as
+// llama.cpp keeps values without flash attention.
+int32_t pie_rope_layout_transposed(int32_t element,
+                                   size_t heads,
+                                   size_t dim,
+                                   size_t rows,
+                                   struct pie_rope_layout *layout);
 
 // The CPU backend, on `threads` threads; 0: on all cores. One that is kept is cheaper than one for each call.
 //

@@ -65,8 +65,8 @@ pub(crate) fn copy(
     same_layers(src_layers.len(), dst_layers.len())?;
     let mut before = None;
     for (index, (&from, &to)) in src_layers.iter().zip(dst_layers).enumerate() {
-        buffers(index, src, from, true)?;
-        buffers(index, dst, to, true)?;
+        buffers(index, src, from, true).map_err(|error| of_end("src", error))?;
+        buffers(index, dst, to, true).map_err(|error| of_end("dst", error))?;
         values_alike(index, from, &mut before)?;
         if from.values.is_some() != to.values.is_some() {
             return Err(argument(
@@ -85,8 +85,8 @@ pub(crate) fn copy(
     for (name, part) in parts {
         let Some((src, dst)) = part else { continue };
         same_rows(name, &src, &dst)?;
-        rows(name, &src, read.end)?;
-        rows(name, &dst, written.end)?;
+        rows(name, &src, read.end).map_err(|error| of_end("src", error))?;
+        rows(name, &dst, written.end).map_err(|error| of_end("dst", error))?;
         if within {
             apart(name, (&src, read.clone()), (&dst, written.clone()))?;
         } else {
@@ -108,6 +108,18 @@ pub(crate) fn copy(
         }
     }
     window(rotations, &dst.keys)
+}
+
+/// An error in one of a copy's two ends, which it names.
+fn of_end(end: &str, error: Error) -> Error {
+    match error {
+        Error::Layout(problem) => Error::Layout(format!("{end}: {problem}")),
+        Error::Argument { argument, problem } => Error::Argument {
+            argument,
+            problem: format!("{end}: {problem}"),
+        },
+        other => other,
+    }
 }
 
 fn argument(argument: &'static str, problem: String) -> Error {

@@ -1,6 +1,6 @@
 //! The verbs on the CPU.
 
-use super::layout::{cache, cache_layout, pie_rope_cache, pie_rope_layout};
+use super::layout::{cache, dst_layout, pie_rope_cache, pie_rope_layout};
 use super::rotations::pie_rope_rotations;
 use super::{borrow, free, give, guard};
 use crate::{CacheLayout, Cpu, RawLayer, Result, Rotations};
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn pie_rope_cpu_rotate(
     cache: *const pie_rope_cache,
 ) -> i32 {
     // SAFETY: the caller keeps the header's rules for all three, the cache's buffers among them.
-    unsafe { in_place(cpu, rotations, cache, Cpu::rotate_raw) }
+    unsafe { in_place(cpu, rotations, cache, false, Cpu::rotate_raw) }
 }
 
 /// Moves rows inside their buffers and turns keys on the way; safe for moves that overlap.
@@ -43,7 +43,7 @@ pub unsafe extern "C" fn pie_rope_cpu_splice(
     cache: *const pie_rope_cache,
 ) -> i32 {
     // SAFETY: the caller keeps the header's rules for all three, the cache's buffers among them.
-    unsafe { in_place(cpu, rotations, cache, Cpu::splice_raw) }
+    unsafe { in_place(cpu, rotations, cache, true, Cpu::splice_raw) }
 }
 
 /// A verb that works inside its buffers.
@@ -54,13 +54,14 @@ unsafe fn in_place(
     cpu: *const pie_rope_cpu,
     rotations: *const pie_rope_rotations,
     cache: *const pie_rope_cache,
+    moves: bool,
     verb: unsafe fn(&Cpu, &Rotations, &CacheLayout<'_>, &[RawLayer]) -> Result<()>,
 ) -> i32 {
     guard(|| {
         // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
+        let (layout, layers) = unsafe { self::cache("cache", cache, moves) }?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { verb(&cpu.0, &rotations.0, &layout, &layers) }
     })
@@ -78,9 +79,9 @@ pub unsafe extern "C" fn pie_rope_cpu_copy(
         // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (src_layout, src) = unsafe { cache("src", src) }?;
+        let (src_layout, src) = unsafe { cache("src", src, true) }?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
+        let (dst_layout, dst) = unsafe { cache("dst", dst, true) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
@@ -101,9 +102,9 @@ pub unsafe extern "C" fn pie_rope_cpu_copy_within(
         // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (src_layout, layers) = unsafe { self::cache("cache", cache) }?;
-        // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
-        let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
+        let (src_layout, layers) = unsafe { self::cache("cache", cache, true) }?;
+        // SAFETY: the caller keeps the header's rules for layouts; `dst_layout` checks null and sizes.
+        let dst_layout = unsafe { dst_layout(&src_layout, dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }

@@ -4,9 +4,13 @@ use std::ffi::c_void;
 
 use cudarc::driver::{result, sys};
 
-use super::layout::{cache_layout, check_buffer, element_type, pie_rope_layout};
+use super::layout::{
+    Buffers, cache_layout, check_buffers, dst_layout, element_type, pie_rope_layout,
+};
 use super::rotations::pie_rope_rotations;
-use super::{SaysItsSize, borrow, check_pointer, free, give, guard, refuse, sized, sized_slice};
+use super::{
+    SaysItsSize, borrow, check_pointer, free, give, guard, inside, refuse, sized, sized_slice,
+};
 use crate::{CacheLayout, Cuda, CudaRawLayer, CudaWorkspace, Result, Rotations};
 
 /// The CUDA backend of one context. All verbs check all of their arguments before they launch anything: a refused
@@ -40,9 +44,9 @@ pub struct pie_rope_cuda_cache {
     pub struct_size: usize,
     /// How the keys of every layer lie.
     pub keys: *const pie_rope_layout,
-    /// How the values lie: null if there are none, or the keys' own layout again.
+    /// How the values lie, in elements of the keys' type: null if there are none, or the keys' own layout again.
     pub values: *const pie_rope_layout,
-    /// The layers, in host memory, in the order of the model.
+    /// The layers, in host memory, in the order of the model, no buffer twice.
     pub layers: *const pie_rope_cuda_layer,
     /// How many.
     pub layers_len: usize,
@@ -104,13 +108,13 @@ pub unsafe extern "C" fn pie_rope_cuda_workspace_len(
         let rotations = unsafe { borrow("rotations", rotations) }?;
         check_pointer("len", len)?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (layout, layers) = unsafe { cache("src", src) }?;
+        let (layout, layers) = unsafe { cache("src", src, false) }?;
         let mut layouts = vec![&layout];
         let other = if dst.is_null() {
             None
         } else {
             // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-            Some(unsafe { cache("dst", dst) }?)
+            Some(unsafe { cache("dst", dst, false) }?)
         };
         layouts.extend(other.as_ref().map(|(layout, _)| layout));
         let needed = cuda.0.workspace_len(&rotations.0, &layouts, layers.len());
@@ -135,7 +139,17 @@ pub unsafe extern "C" fn pie_rope_cuda_rotate(
 ) -> i32 {
     let space = space(workspace, workspace_len);
     // SAFETY: the caller keeps the header's rules for all of them, the cache's buffers among them.
-    unsafe { in_place(cuda, stream, rotations, cache, space, Cuda::rotate_raw) }
+    unsafe {
+        in_place(
+            cuda,
+            stream,
+            rotations,
+            cache,
+            false,
+            space,
+            Cuda::rotate_raw,
+        )
+    }
 }
 
 /// As `pie_rope_cpu_splice`, launched into `stream`. See `pie_rope_cuda_rotate` for the arguments.
@@ -150,7 +164,17 @@ pub unsafe extern "C" fn pie_rope_cuda_splice(
 ) -> i32 {
     let space = space(workspace, workspace_len);
     // SAFETY: the caller keeps the header's rules for all of them, the cache's buffers among them.
-    unsafe { in_place(cuda, stream, rotations, cache, space, Cuda::splice_raw) }
+    unsafe {
+        in_place(
+            cuda,
+            stream,
+            rotations,
+            cache,
+            true,
+            space,
+            Cuda::splice_raw,
+        )
+    }
 }
 
 /// A verb of the backend that works inside its buffers.
@@ -172,6 +196,7 @@ unsafe fn in_place(
     stream: *mut c_void,
     rotations: *const pie_rope_rotations,
     cache: *const pie_rope_cuda_cache,
+    moves: bool,
     workspace: CudaWorkspace,
     verb: InPlace,
 ) -> i32 {
@@ -181,7 +206,7 @@ unsafe fn in_place(
         // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (layout, layers) = unsafe { self::cache("cache", cache) }?;
+        let (layout, layers) = unsafe { self::cache("cache", cache, moves) }?;
         let stream: sys::CUstream = stream.cast();
         // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
         unsafe { verb(&cuda.0, stream, &rotations.0, &layout, &layers, workspace) }
@@ -205,9 +230,9 @@ pub unsafe extern "C" fn pie_rope_cuda_copy(
         // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (src_layout, src) = unsafe { cache("src", src) }?;
+        let (src_layout, src) = unsafe { cache("src", src, true) }?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (dst_layout, dst) = unsafe { cache("dst", dst) }?;
+        let (dst_layout, dst) = unsafe { cache("dst", dst, true) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
         let workspace = space(workspace, workspace_len);
         // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
@@ -236,9 +261,9 @@ pub unsafe extern "C" fn pie_rope_cuda_copy_within(
         // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
-        let (src_layout, layers) = unsafe { self::cache("cache", cache) }?;
-        // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
-        let dst_layout = unsafe { cache_layout(dst_keys, dst_values) }?;
+        let (src_layout, layers) = unsafe { self::cache("cache", cache, true) }?;
+        // SAFETY: the caller keeps the header's rules for layouts; `dst_layout` checks null and sizes.
+        let dst_layout = unsafe { dst_layout(&src_layout, dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
         let workspace = space(workspace, workspace_len);
         // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
@@ -260,31 +285,35 @@ fn space(address: u64, len: usize) -> CudaWorkspace {
     CudaWorkspace { address, len }
 }
 
-/// The layout and the layers of a cache.
+/// The layout and the layers of a cache; `moves`: of one whose rows move, and values with them.
 ///
 /// # Safety
 /// Null, or valid for reads with all that it points to in host memory, for as long as the result is used.
 unsafe fn cache<'a>(
     argument: &'static str,
     cache: *const pie_rope_cuda_cache,
+    moves: bool,
 ) -> Result<(CacheLayout<'a>, Vec<CudaRawLayer>)> {
     // SAFETY: the caller vouches for as many bytes as `struct_size` says; `sized` checks that they are this version's.
     let cache = unsafe { sized(argument, cache) }?;
     // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
-    let layout = unsafe { cache_layout(cache.keys, cache.values) }?;
+    let layout = unsafe { cache_layout(("keys", cache.keys), ("values", cache.values)) };
+    let layout = inside(argument, layout)?;
     // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
-    let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) }?;
-    let element = layout.keys.element();
-    let raw = |(index, layer): (usize, &pie_rope_cuda_layer)| {
-        check_buffer(index, "keys", layer.keys, layer.keys_len, element)?;
-        check_buffer(index, "values", layer.values, layer.values_len, element)?;
-        Ok(CudaRawLayer {
-            keys: layer.keys,
-            keys_len: layer.keys_len,
-            values: layer.values,
-            values_len: layer.values_len,
-        })
+    let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) };
+    let layers = inside(argument, layers)?;
+    let buffers = layers.iter().map(|layer| Buffers {
+        keys: layer.keys,
+        keys_len: layer.keys_len,
+        values: layer.values,
+        values_len: layer.values_len,
+    });
+    inside(argument, check_buffers(buffers, &layout, moves))?;
+    let raw = |layer: &pie_rope_cuda_layer| CudaRawLayer {
+        keys: layer.keys,
+        keys_len: layer.keys_len,
+        values: layer.values,
+        values_len: layer.values_len,
     };
-    let layers = layers.iter().enumerate().map(raw).collect::<Result<_>>()?;
-    Ok((layout, layers))
+    Ok((layout, layers.iter().map(raw).collect()))
 }

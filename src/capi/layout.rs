@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use super::{SaysItsSize, check_pointer, check_size, guard, refuse, sized, sized_slice};
+use super::{SaysItsSize, check_pointer, check_size, guard, inside, refuse, sized, sized_slice};
 use crate::{Axis, CacheLayout, ElementType, KeyLayout, RawLayer, Result, Strides};
 
 /// IEEE binary32.
@@ -89,9 +89,9 @@ pub struct pie_rope_cache {
     pub struct_size: usize,
     /// How the keys of every layer lie.
     pub keys: *const pie_rope_layout,
-    /// How the values lie: null if there are none, or the keys' own layout again.
+    /// How the values lie, in elements of the keys' type: null if there are none, or the keys' own layout again.
     pub values: *const pie_rope_layout,
-    /// The layers, in the order of the model. To copy from a layer, it is only read.
+    /// The layers, in the order of the model, no buffer twice. To copy from a layer, it is only read.
     pub layers: *const pie_rope_layer,
     /// How many.
     pub layers_len: usize,
@@ -176,6 +176,73 @@ pub unsafe extern "C" fn pie_rope_layout_hnd(
     }
 }
 
+/// Fills `layout`, whose `struct_size` the caller has set, with `[slots, heads, dim]`, a row in each, as SGLang keeps
+/// it. Set `table` (a slot for each row) and `table_len` afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_layout_slots(
+    element: i32,
+    slots: usize,
+    heads: usize,
+    dim: usize,
+    layout: *mut pie_rope_layout,
+) -> i32 {
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
+    unsafe {
+        describe(layout, element, |element| {
+            KeyLayout::slots(element, [slots, heads, dim])
+        })
+    }
+}
+
+/// Fills `layout`, whose `struct_size` the caller has set, with keys `[blocks, heads, packs, block, x]`, `packs * x`
+/// dimensions to a head, as vLLM's older kernels keep them. Set `table` and `table_len` afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_layout_x_packed(
+    element: i32,
+    blocks: usize,
+    heads: usize,
+    packs: usize,
+    block: usize,
+    x: usize,
+    layout: *mut pie_rope_layout,
+) -> i32 {
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
+    unsafe {
+        describe(layout, element, |element| {
+            KeyLayout::x_packed(element, [blocks, heads, packs, block, x])
+        })
+    }
+}
+
+/// Fills `layout`, whose `struct_size` the caller has set, with values `[heads, dim, rows]`: rows innermost, as
+/// llama.cpp keeps values without flash attention.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_layout_transposed(
+    element: i32,
+    heads: usize,
+    dim: usize,
+    rows: usize,
+    layout: *mut pie_rope_layout,
+) -> i32 {
+    // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
+    unsafe {
+        describe(layout, element, |element| {
+            KeyLayout::strided(
+                element,
+                Strides {
+                    offset: 0,
+                    batch: Axis::new(1, 0),
+                    blocks: Axis::new(1, 0),
+                    rows: Axis::new(rows, 1),
+                    heads: Axis::new(heads, dim.saturating_mul(rows)),
+                    packs: Axis::new(dim, rows),
+                    pack: 1,
+                },
+            )
+        })
+    }
+}
+
 /// Writes a layout where the caller wants it.
 ///
 /// # Safety
@@ -238,31 +305,53 @@ unsafe fn key_layout<'a>(
         packs: axis(layout.packs),
         pack: layout.pack,
     };
-    let made = KeyLayout::strided(element_type(layout.element)?, strides);
+    let element = inside(argument, element_type(layout.element))?;
+    let made = KeyLayout::strided(element, strides);
     if layout.table.is_null() && layout.table_len == 0 {
         return Ok(made);
     }
     // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
-    Ok(made.with_table(unsafe { super::slice("table", layout.table, layout.table_len) }?))
+    let table = unsafe { super::slice("table", layout.table, layout.table_len) };
+    Ok(made.with_table(inside(argument, table)?))
 }
 
+/// The layouts of keys and values, by the names that the caller knows them by.
+///
 /// # Safety
 /// As [`key_layout`], for both.
 pub(super) unsafe fn cache_layout<'a>(
-    keys: *const pie_rope_layout,
-    values: *const pie_rope_layout,
+    (keys_name, keys): (&'static str, *const pie_rope_layout),
+    (values_name, values): (&'static str, *const pie_rope_layout),
 ) -> Result<CacheLayout<'a>> {
     // SAFETY: the caller keeps the header's rules for layouts; `key_layout` checks null and sizes.
-    let keys = unsafe { key_layout("keys", keys) }?;
+    let keys = unsafe { key_layout(keys_name, keys) }?;
     if values.is_null() {
         return Ok(CacheLayout::keys_only(keys));
     }
     // SAFETY: the caller keeps the header's rules for layouts; `key_layout` checks null and sizes.
-    let values = unsafe { key_layout("values", values) }?;
+    let values = unsafe { key_layout(values_name, values) }?;
     Ok(CacheLayout::new(keys, values))
 }
 
-/// The layout and the layers of a cache.
+/// The layout of a cache's destination in its own buffers.
+///
+/// # Safety
+/// As [`cache_layout`].
+pub(super) unsafe fn dst_layout<'a>(
+    src: &CacheLayout<'_>,
+    keys: *const pie_rope_layout,
+    values: *const pie_rope_layout,
+) -> Result<CacheLayout<'a>> {
+    // SAFETY: passed on.
+    let dst = unsafe { cache_layout(("dst_keys", keys), ("dst_values", values)) }?;
+    match (&src.values, &dst.values) {
+        (Some(_), None) => refuse("dst_values", "it is null, and the cache has values"),
+        (None, Some(_)) => refuse("dst_values", "the cache has no values"),
+        _ => Ok(dst),
+    }
+}
+
+/// The layout and the layers of a cache; `moves`: of one whose rows move, and values with them.
 ///
 /// # Safety
 /// Null, or valid for reads with all that it points to but for the layers' buffers, for as long as the result is
@@ -270,47 +359,79 @@ pub(super) unsafe fn cache_layout<'a>(
 pub(super) unsafe fn cache<'a>(
     argument: &'static str,
     cache: *const pie_rope_cache,
+    moves: bool,
 ) -> Result<(CacheLayout<'a>, Vec<RawLayer>)> {
     // SAFETY: the caller vouches for as many bytes as `struct_size` says; `sized` checks that they are this version's.
     let cache = unsafe { sized(argument, cache) }?;
     // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
-    let layout = unsafe { cache_layout(cache.keys, cache.values) }?;
+    let layout = unsafe { cache_layout(("keys", cache.keys), ("values", cache.values)) };
+    let layout = inside(argument, layout)?;
     // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
-    let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) }?;
-    let element = layout.keys.element();
-    let raw = |(index, layer): (usize, &pie_rope_layer)| {
-        check_buffer(
-            index,
-            "keys",
-            layer.keys.addr() as u64,
-            layer.keys_len,
-            element,
-        )?;
-        check_buffer(
-            index,
-            "values",
-            layer.values.addr() as u64,
-            layer.values_len,
-            element,
-        )?;
-        Ok(RawLayer {
-            // An empty buffer may be null, which for values would mean that there are none.
-            keys: if layer.keys.is_null() {
-                NonNull::<u64>::dangling().as_ptr().cast()
-            } else {
-                layer.keys
-            },
-            keys_len: layer.keys_len,
-            values: layer.values,
-            values_len: layer.values_len,
-        })
+    let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) };
+    let layers = inside(argument, layers)?;
+    let buffers = layers.iter().map(|layer| Buffers {
+        keys: layer.keys.addr() as u64,
+        keys_len: layer.keys_len,
+        values: layer.values.addr() as u64,
+        values_len: layer.values_len,
+    });
+    inside(argument, check_buffers(buffers, &layout, moves))?;
+    let raw = |layer: &pie_rope_layer| RawLayer {
+        // An empty buffer may be null, which for values would mean that there are none.
+        keys: if layer.keys.is_null() {
+            NonNull::<u64>::dangling().as_ptr().cast()
+        } else {
+            layer.keys
+        },
+        keys_len: layer.keys_len,
+        values: layer.values,
+        values_len: layer.values_len,
     };
-    let layers = layers.iter().enumerate().map(raw).collect::<Result<_>>()?;
-    Ok((layout, layers))
+    Ok((layout, layers.iter().map(raw).collect()))
+}
+
+/// The buffers of a layer, wherever they are.
+#[derive(Clone, Copy)]
+pub(super) struct Buffers {
+    pub(super) keys: u64,
+    pub(super) keys_len: usize,
+    pub(super) values: u64,
+    pub(super) values_len: usize,
+}
+
+/// Refuses what cannot be the buffers of a cache: an address that is none, values that are missing, and keys that two
+/// layers share, which would turn twice.
+pub(super) fn check_buffers(
+    layers: impl Iterator<Item = Buffers> + Clone,
+    layout: &CacheLayout<'_>,
+    moves: bool,
+) -> Result<()> {
+    let element = layout.keys.element();
+    for (index, layer) in layers.clone().enumerate() {
+        check_buffer(index, "keys", layer.keys, layer.keys_len, element)?;
+        check_buffer(index, "values", layer.values, layer.values_len, element)?;
+        if moves && layout.values.is_some() && layer.values == 0 {
+            let problem = "values are null, and the cache has a layout for them";
+            return refuse("layers", format!("layer {index}: {problem}"));
+        }
+    }
+    let keys = layers.enumerate().filter(|(_, layer)| layer.keys != 0);
+    let mut keys: Vec<_> = keys.map(|(index, layer)| (layer.keys, index)).collect();
+    keys.sort_unstable();
+    match keys.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => refuse(
+            "layers",
+            format!(
+                "layers {} and {} have one key buffer, which would turn twice",
+                pair[0].1, pair[1].1
+            ),
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Refuses an address that cannot be that of a buffer.
-pub(super) fn check_buffer(
+fn check_buffer(
     layer: usize,
     which: &str,
     address: u64,

@@ -144,6 +144,20 @@ fn refuse<T>(argument: &'static str, problem: impl Into<String>) -> Result<T> {
     })
 }
 
+/// An error of what an argument holds names the argument as well.
+fn inside<T>(argument: &'static str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error {
+        Error::Argument {
+            argument: part,
+            problem,
+        } if part != argument => Error::Argument {
+            argument,
+            problem: format!("{part}: {problem}"),
+        },
+        other => other,
+    })
+}
+
 /// A pointer that is neither null nor misaligned.
 fn check_pointer<T>(argument: &'static str, pointer: *const T) -> Result<()> {
     if pointer.is_null() {

@@ -1,5 +1,7 @@
 //! What has to happen to a cached sequence.
 
+use bytemuck::cast_slice;
+
 use super::{
     SaysItsSize, borrow, check_pointer, fill, free, give, guard, refuse, sized_slice, slice,
 };
@@ -97,12 +99,13 @@ pub unsafe extern "C" fn pie_rope_plan_from_edits(
     unsafe { give(out, make) }
 }
 
-/// The plan from old tokens, token `i` in row `i` at position `i`, to new ones: their difference becomes edits.
+/// The plan from old tokens, token `i` in row `i` at position `i`, to new ones: their difference becomes edits. A token
+/// may be any number, such as a `llama_token`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_plan_from_tokens(
-    old_tokens: *const u32,
+    old_tokens: *const i32,
     old_len: usize,
-    new_tokens: *const u32,
+    new_tokens: *const i32,
     new_len: usize,
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
@@ -111,7 +114,8 @@ pub unsafe extern "C" fn pie_rope_plan_from_tokens(
         let old = unsafe { slice("old_tokens", old_tokens, old_len) }?;
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let new = unsafe { slice("new_tokens", new_tokens, new_len) }?;
-        Plan::from_tokens(old, new).map(pie_rope_plan)
+        // Only whether they are equal matters.
+        Plan::from_tokens(cast_slice(old), cast_slice(new)).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
@@ -140,9 +144,10 @@ pub unsafe extern "C" fn pie_rope_plan_from_positions(
 /// (`positions` null: at position `i`) and turns by the sum of the deltas whose range it is in. All ranges are of
 /// positions before the call, not of those that an earlier delta of the list leads to.
 ///
-/// A cell that is free, or was removed by `seq_rm`, may be given any position that the deltas do not make negative,
-/// but not -1: it turns or not, and nobody reads it. A cell whose position would become negative is refused, not
-/// removed. To delete tokens: `seq_rm(p0, p1)`, then this with `{p1, -1, p0 - p1}`.
+/// A cell at a negative position does not turn: give -1 for those that are free, as llama.cpp does, and for those of
+/// other sequences, which a plan must leave alone. (`pie_rope_plan_kept` has them at position 0.) A cell whose position
+/// would become negative is refused, not removed. To delete tokens: `seq_rm(p0, p1)`, then this with
+/// `{p1, -1, p0 - p1}`. One `seq_add` after another is one plan after another: see `pie_rope_plan_then`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_plan_from_deltas(
     positions: *const i32,
@@ -155,7 +160,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
         // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
         let deltas = unsafe { sized_slice("deltas", deltas, deltas_len) }?;
         let counted: Vec<i32>;
-        let old = if positions.is_null() {
+        let positions = if positions.is_null() {
             let Ok(end) = i32::try_from(rows) else {
                 return refuse("rows", format!("{rows} are more than there are positions"));
             };
@@ -173,30 +178,37 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
             // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
             unsafe { slice("positions", positions, rows) }?
         };
-        let mut new = Vec::new();
-        if new.try_reserve_exact(rows).is_err() {
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        if old.try_reserve_exact(rows).is_err() || new.try_reserve_exact(rows).is_err() {
             return refuse(
                 "rows",
                 format!("there is no memory to count {rows} of them"),
             );
         }
-        for &position in old {
-            new.push(shifted(position, deltas)?);
+        for (cell, &position) in positions.iter().enumerate() {
+            // Neither turned nor looked at, a cell may be anywhere.
+            let (before, after) = match position {
+                ..0 => (0, 0),
+                _ => (position, shifted(cell, position, deltas)?),
+            };
+            old.push(before);
+            new.push(after);
         }
-        Plan::from_positions(old, &new).map(pie_rope_plan)
+        Plan::from_positions(&old, &new).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
-fn shifted(position: i32, deltas: &[pie_rope_delta]) -> Result<i32> {
+fn shifted(cell: usize, position: i32, deltas: &[pie_rope_delta]) -> Result<i32> {
     let holds =
         |delta: &&pie_rope_delta| delta.p0 <= position && (delta.p1 < 0 || position < delta.p1);
     let all = deltas.iter().filter(holds);
     let sum = all.map(|delta| i64::from(delta.delta)).sum::<i64>();
-    i32::try_from(i64::from(position) + sum).map_err(|_| {
+    let new = i32::try_from(i64::from(position) + sum).ok();
+    new.filter(|&new| new >= 0).ok_or_else(|| {
         Error::Plan(format!(
-            "position {position} turned by {sum} is none that there is"
+            "cell {cell}: position {position} shifted by {sum} is none that there is"
         ))
     })
 }
@@ -214,6 +226,31 @@ pub unsafe extern "C" fn pie_rope_plan_from_kept(
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let kept = unsafe { slice("kept", kept, kept_len) }?;
         Plan::from_kept(rows, kept).map(pie_rope_plan)
+    };
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
+    unsafe { give(out, make) }
+}
+
+/// Eviction with the positions given: of `rows` rows, row `i` at position `old_positions[i]`, those in `kept`,
+/// ascending, stay, moved together, and row `kept[i]` goes to position `new_positions[i]`. Where that is where it was,
+/// it moves and does not turn.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_from_kept_at(
+    old_positions: *const i32,
+    rows: usize,
+    kept: *const usize,
+    new_positions: *const i32,
+    kept_len: usize,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
+        let old = unsafe { slice("old_positions", old_positions, rows) }?;
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
+        let kept = unsafe { slice("kept", kept, kept_len) }?;
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
+        let new = unsafe { slice("new_positions", new_positions, kept_len) }?;
+        Plan::from_kept_at(old, kept, new).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
@@ -265,7 +302,8 @@ pub unsafe extern "C" fn pie_rope_plan_rows(
     })
 }
 
-/// What is left to encode, in order: writes at most `capacity` spans, and to `len` how many there are. `spans` may be
+/// What is left to encode, in order, which may be behind the last row that there was: that a cache has room for
+/// `new_rows` is the engine's to see to. Writes at most `capacity` spans, and to `len` how many there are. `spans` may be
 /// null if `capacity` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_plan_new_spans(

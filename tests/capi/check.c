@@ -143,9 +143,9 @@ static void numbers(pie_rope_cpu *cpu, pie_rope_rope *rope) {
                                  spliced[layer] + (head * ROWS + row) * DIM, DIM * sizeof(float)) == 0);
 
     /* The same edits from tokens. */
-    uint32_t old_tokens[30], new_tokens[31];
-    for (uint32_t i = 0; i < 30; i++) old_tokens[i] = i;
-    for (uint32_t i = 0; i < 31; i++) new_tokens[i] = i < 4 ? i : i < 5 ? 90 : i < 18 ? i + 2 : i < 21 ? 91 : i - 1;
+    int32_t old_tokens[30], new_tokens[31];
+    for (int32_t i = 0; i < 30; i++) old_tokens[i] = i;
+    for (int32_t i = 0; i < 31; i++) new_tokens[i] = i < 4 ? i : i < 5 ? 90 : i < 18 ? i + 2 : i < 21 ? -1 : i - 1;
     pie_rope_plan *same_plan;
     OK(pie_rope_plan_from_tokens(old_tokens, 30, new_tokens, 31, &same_plan));
     OK(pie_rope_rotations_update(rotations, same_plan));
@@ -196,11 +196,26 @@ static void deltas(pie_rope_cpu *cpu, pie_rope_rope *rope) {
     pie_rope_rotations_free(rotations);
     pie_rope_plan_free(plan);
 
+    /* Free cells, and those of other sequences, are left alone, from whatever position on all others shift. */
+    for (int i = 0; i < 30; i += 3) old_positions[i] = i % 2 ? -1 : INT_MIN;
+    shifts[0].p0 = -5;
+    shifts[0].delta = 2;
+    OK(pie_rope_plan_from_deltas(old_positions, 30, shifts, 1, &plan));
+    OK(pie_rope_rotations_new(plan, rope, &rotations));
+    fill();
+    OK(pie_rope_cpu_rotate(cpu, rotations, &cache));
+    for (int row = 0; row < ROWS; row++) check_row(1, 2, row, row, row < 30 && row % 3 ? 2 : 0);
+    pie_rope_rotations_free(rotations);
+    pie_rope_plan_free(plan);
+
     plan = NULL;
+    shifts[0].p0 = 10;
     shifts[0].delta = -11;
-    REFUSED(pie_rope_plan_from_deltas(NULL, 30, shifts, 1, &plan), PIE_ROPE_ERROR_PLAN, "new position 10 is -1");
+    REFUSED(pie_rope_plan_from_deltas(NULL, 30, shifts, 1, &plan), PIE_ROPE_ERROR_PLAN,
+            "cell 10: position 10 shifted by -11");
     shifts[0].delta = shifts[1].delta = INT_MIN;
-    REFUSED(pie_rope_plan_from_deltas(NULL, 30, shifts, 2, &plan), PIE_ROPE_ERROR_PLAN, "position 20 turned");
+    REFUSED(pie_rope_plan_from_deltas(NULL, 30, shifts, 2, &plan), PIE_ROPE_ERROR_PLAN,
+            "cell 10: position 10 shifted by -2147483648");
     shifts[1].struct_size = 8;
     REFUSED(pie_rope_plan_from_deltas(NULL, 30, shifts, 2, &plan), PIE_ROPE_ERROR_ARGUMENT,
             "deltas: struct_size is 8");
@@ -286,6 +301,34 @@ static void errors(pie_rope_cpu *cpu, pie_rope_rope *rope) {
     layout.table_len = 1;
     REFUSED(pie_rope_cpu_splice(cpu, rotations, &cache), PIE_ROPE_ERROR_ARGUMENT, "table: it is null");
     layout.table_len = 0;
+    layers[1].values = NULL;
+    layers[1].values_len = 0;
+    REFUSED(pie_rope_cpu_splice(cpu, rotations, &cache), PIE_ROPE_ERROR_ARGUMENT,
+            "cache: layers: layer 1: values are null");
+    layers[1].values = values[1];
+    layers[1].values_len = LEN;
+    layers[1].keys = keys[0];
+    REFUSED(pie_rope_cpu_rotate(cpu, rotations, &cache), PIE_ROPE_ERROR_ARGUMENT,
+            "cache: layers: layers 0 and 1 have one key buffer");
+    layers[1].keys = keys[1];
+    /* What is wrong with a part is said by the argument that it is a part of. */
+    pie_rope_layout part = layout;
+    pie_rope_cache to = cache;
+    part.element = 7;
+    to.values = &part;
+    REFUSED(pie_rope_cpu_copy(cpu, rotations, &cache, &to), PIE_ROPE_ERROR_ARGUMENT,
+            "dst: values: element: there is no element type 7");
+    to.values = NULL;
+    REFUSED(pie_rope_cpu_copy(cpu, rotations, &cache, &to), PIE_ROPE_ERROR_ARGUMENT,
+            "dst: layer 0 has values, but the layout does not say");
+    to.keys = NULL;
+    REFUSED(pie_rope_cpu_copy(cpu, rotations, &to, &cache), PIE_ROPE_ERROR_ARGUMENT, "src: keys: it is null");
+    REFUSED(pie_rope_cpu_copy_within(cpu, rotations, &cache, NULL, &layout), PIE_ROPE_ERROR_ARGUMENT,
+            "dst_keys: it is null");
+    REFUSED(pie_rope_cpu_copy_within(cpu, rotations, &cache, &layout, NULL), PIE_ROPE_ERROR_ARGUMENT,
+            "dst_values: it is null, and the cache has values");
+    REFUSED(pie_rope_cpu_copy_within(cpu, rotations, &cache, &layout, &part), PIE_ROPE_ERROR_ARGUMENT,
+            "dst_values: element: there is no element type 7");
     layout.rows.len = 32;
     REFUSED(pie_rope_cpu_splice(cpu, rotations, &cache), PIE_ROPE_ERROR_LAYOUT, "the plan needs 33 rows");
     layout.rows.len = ROWS;
@@ -317,6 +360,14 @@ static void others(pie_rope_rope *rope) {
     pie_rope_span spans[2];
     OK(pie_rope_plan_kept(both, spans, 2, &len));
     CHECK(len == 2 && spans[1].src == 5 && spans[1].dst == 4 && spans[1].new_position == 4);
+    int32_t old_positions[] = {3, 5, 7, 11}, new_positions[] = {5, 9};
+    size_t with_gaps[] = {1, 3};
+    pie_rope_plan *at_positions;
+    OK(pie_rope_plan_from_kept_at(old_positions, 4, with_gaps, new_positions, 2, &at_positions));
+    OK(pie_rope_plan_kept(at_positions, spans, 2, &len));
+    CHECK(len == 2 && spans[0].src == 1 && spans[0].dst == 0 && spans[0].new_position == spans[0].old_position);
+    CHECK(spans[1].src == 3 && spans[1].dst == 1 && spans[1].old_position == 11 && spans[1].new_position == 9);
+    pie_rope_plan_free(at_positions);
     OK(pie_rope_plan_in_place(both, &in_place));
     OK(pie_rope_plan_rows(in_place, &old_rows, &new_rows));
     CHECK(old_rows == 5 && new_rows == 5);
@@ -342,6 +393,39 @@ static void others(pie_rope_rope *rope) {
     REFUSED(pie_rope_rope_inv_freq(rope, 2, freq, 0, &len), PIE_ROPE_ERROR_ARGUMENT, "there is no 2");
     OK(pie_rope_rope_from_inv_freq(freq, DIM / 2, PIE_ROPE_HALF_SPLIT, 0, LAYERS, &given));
     OK(pie_rope_rotations_between(both, given, read, &between));
+    /* A model of several ropes, and of layers without. */
+    pie_rope_rope *slow, *mixed_rope, *yarn, *no_rope = NULL;
+    OK(pie_rope_rope_from_theta(1e6, DIM, PIE_ROPE_INTERLEAVED, 3, LAYERS, &slow));
+    const pie_rope_rope *by_layer[] = {NULL, slow, read};
+    OK(pie_rope_rope_from_layers(by_layer, 2, &mixed_rope));
+    OK(pie_rope_rope_layers(mixed_rope, &len));
+    CHECK(len == 2);
+    int32_t pairing = 7;
+    size_t offset = 7, rotary_dim = 7;
+    OK(pie_rope_rope_window(mixed_rope, 0, &pairing, &offset, &rotary_dim));
+    CHECK(pairing == 0 && offset == 0 && rotary_dim == 0);
+    OK(pie_rope_rope_window(mixed_rope, 1, &pairing, &offset, &rotary_dim));
+    CHECK(pairing == PIE_ROPE_INTERLEAVED && offset == 3 && rotary_dim == DIM);
+    OK(pie_rope_rope_inv_freq(mixed_rope, 1, freq, DIM / 2, &len));
+    for (int i = 0; i < DIM / 2; i++) CHECK(fabs(freq[i] * pow(1e6, 2.0 * i / DIM) - 1) < 1e-12);
+    REFUSED(pie_rope_rope_window(mixed_rope, 2, &pairing, &offset, &rotary_dim), PIE_ROPE_ERROR_ARGUMENT,
+            "layer: there is no 2");
+    REFUSED(pie_rope_rope_from_layers(by_layer, 3, &no_rope), PIE_ROPE_ERROR_ARGUMENT, "layers: there is no 2");
+    CHECK(no_rope == NULL);
+    pie_rope_rope_free(mixed_rope);
+    pie_rope_rope_free(slow);
+
+    /* YaRN: the fastest pair is as it was, the slowest slower by the factor, with a ramp from one to the other. */
+    OK(pie_rope_rope_from_yarn(THETA, DIM, 4.0, 4096, 32, 1, PIE_ROPE_INTERLEAVED, 0, LAYERS, &yarn));
+    double slowed[DIM / 2];
+    OK(pie_rope_rope_inv_freq(yarn, 1, slowed, DIM / 2, &len));
+    CHECK(len == DIM / 2 && slowed[0] == 1);
+    CHECK(fabs(slowed[DIM / 2 - 1] * pow(THETA, 2.0 * (DIM / 2 - 1) / DIM) - 0.25) < 1e-12);
+    for (int i = 1; i < DIM / 2; i++) CHECK(slowed[i] < slowed[i - 1]);
+    REFUSED(pie_rope_rope_from_yarn(THETA, DIM, 0.0, 4096, 32, 1, 0, 0, LAYERS, &no_rope), PIE_ROPE_ERROR_ROPE,
+            "factor");
+    pie_rope_rope_free(yarn);
+
     /* Between two orders of a head, keys would have to be reordered as well. */
     pie_rope_rope *paired, *moved;
     pie_rope_rotations *mixed = NULL;

@@ -84,12 +84,12 @@ int main() {
     OK(edit(snippet_keys, snippet_values));
     CHECK(snippet_keys[1][9 * 64] == 1.0f && snippet_keys[1][13 * 64] != 1.0f);
 
-    // Cell i holds position 39 - i; those from position 20 on move back by 5. Every pair is (1, 0) to begin with.
+    // Cell i holds position 39 - i, or is another sequence's; those from position 20 on move back by 5. Every pair is (1, 0) to begin with.
     const size_t cells = 40, row = 4 * 64;
     std::vector<uint16_t> cell_keys(2 * cells * row);
     for (size_t i = 0; i < cell_keys.size(); i += 2) cell_keys[i] = 0x3c00;
     std::vector<int32_t> positions(cells);
-    for (size_t i = 0; i < cells; i++) positions[i] = 39 - static_cast<int32_t>(i);
+    for (size_t i = 0; i < cells; i++) positions[i] = i % 4 == 1 ? -1 : 39 - static_cast<int32_t>(i);
     void *cache_k[2] = {cell_keys.data(), cell_keys.data() + cells * row};
     OK(shift(cache_k, positions.data(), cells, 20, -1, -5));
     for (size_t i = 0; i < 2 * cells * row; i += 2) {

@@ -7,15 +7,18 @@
 enum { OLD_ROWS = 30, NEW_ROWS = 31, BLOCK = 4, BLOCKS = 24, MOST = 2 * 96 * 576 };
 
 /* How a cache is laid out. */
-enum shape { CONTIGUOUS, BY_ROW, PAGES_NHD, PAGES_HND, LATENT, SHAPES };
+enum shape { CONTIGUOUS, BY_ROW, PAGES_NHD, PAGES_HND, PAGES_X, SLOTS, TRANSPOSED, LATENT, SHAPES };
 enum verb { ROTATE, SPLICE, COPY, COPY_WITHIN, VERBS };
 
-static const char *const shape_names[] = {"bhsd", "bshd", "nhd", "hnd", "latent rows"};
+static const char *const shape_names[] = {"bhsd", "bshd", "nhd", "hnd", "x_packed",
+                                          "slots", "transposed", "latent rows"};
 static const char *const verb_names[] = {"rotate", "splice", "copy", "copy_within"};
 static const char *const element_names[] = {"f32", "f16", "bf16"};
 
-/* Blocks of the source and of the destination; no block is in both. */
+/* Blocks of the source and of the destination; no block is in both. Slots go up for one, and
+ * down for the other. */
 static const uint32_t from_table[] = {3, 1, 4, 15, 9, 2, 6, 5}, to_table[] = {0, 7, 8, 23, 11, 12, 20, 14};
+static uint32_t from_slots[NEW_ROWS], to_slots[NEW_ROWS];
 
 static unsigned random_state;
 static uint32_t random_bits(void) {
@@ -87,7 +90,12 @@ static void set(scene *scene, int shape, int element, int pairing, int verb) {
     scene->window = 64;
     scene->offset = latent ? 512 : 0;
     scene->pairing = pairing;
-    size_t rows = shape == PAGES_NHD || shape == PAGES_HND ? BLOCKS * BLOCK : ROWS;
+    int pages = shape == PAGES_NHD || shape == PAGES_HND || shape == PAGES_X;
+    size_t rows = pages || shape == SLOTS ? BLOCKS * BLOCK : ROWS;
+    for (uint32_t row = 0; row < NEW_ROWS; row++) {
+        from_slots[row] = 3 * row;
+        to_slots[row] = 3 * (NEW_ROWS - row) + 1;
+    }
     scene->len = scene->heads * rows * scene->dim;
     for (int end = 0; end < 2; end++) {
         pie_rope_layout *layout = &scene->layouts[end];
@@ -97,11 +105,21 @@ static void set(scene *scene, int shape, int element, int pairing, int verb) {
         case BY_ROW:
         case LATENT: OK(pie_rope_layout_bshd(element, 1, rows, scene->heads, scene->dim, layout)); break;
         case PAGES_NHD: OK(pie_rope_layout_nhd(element, BLOCKS, BLOCK, scene->heads, scene->dim, layout)); break;
-        default: OK(pie_rope_layout_hnd(element, BLOCKS, scene->heads, BLOCK, scene->dim, layout));
+        case PAGES_HND: OK(pie_rope_layout_hnd(element, BLOCKS, scene->heads, BLOCK, scene->dim, layout)); break;
+        case PAGES_X:
+            OK(pie_rope_layout_x_packed(element, BLOCKS, scene->heads, scene->dim / 8, BLOCK, 8, layout));
+            break;
+        case SLOTS: OK(pie_rope_layout_slots(element, rows, scene->heads, scene->dim, layout)); break;
+        default: OK(pie_rope_layout_transposed(element, scene->heads, scene->dim, rows, layout));
         }
-        if (shape == PAGES_NHD || shape == PAGES_HND) {
-            layout->table = end && verb == COPY_WITHIN ? to_table : from_table;
+        int other = end && verb == COPY_WITHIN;
+        if (pages) {
+            layout->table = other ? to_table : from_table;
             layout->table_len = 8;
+        }
+        if (shape == SLOTS) {
+            layout->table = other ? to_slots : from_slots;
+            layout->table_len = NEW_ROWS;
         }
     }
     if (verb == COPY_WITHIN && !scene->layouts[0].table) {

@@ -1,6 +1,7 @@
 #include <pie_rope.h>
 
-/* Two layers' `cache_k` of llama.cpp in F16, each [cells, 4 heads, 64 dimensions]; cell i holds position positions[i].
+/* Two layers' `cache_k` of llama.cpp in F16, each [cells, 4 heads, 64 dimensions]. Cell i holds position positions[i] of
+ * the sequence to shift; -1 says that it is free, or another sequence's, and leaves it alone.
  * As llama_memory_seq_add(mem, seq, p0, p1, delta), but the keys turn now, once, by angles taken in double precision. */
 int shift(void *cache_k[2], const int32_t *positions, size_t cells, int32_t p0, int32_t p1, int32_t delta) {
     pie_rope_layout layout = {.struct_size = sizeof layout};
