@@ -152,7 +152,6 @@ CASES = [
     case("InternLM3 8B", 30000, slug="InternLM3 8B short"),
     case("InternLM3 8B", 100000, slug="InternLM3 8B long"),
     case("InternLM3 8B", 32000, [(5000, 5000, 3000)], rows=[4000, 16000, 31999], slug="InternLM3 8B short to long"),
-    case("Hunyuan 7B", 32768),
     # Layer 5 is the first whose window is the whole head, of which a quarter turns.
     case("Gemma 4", 131072, layers=(0, 5)),
     # Layer 3 is the first without a rope.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/configs/{keys,frequencies}.json: what Hugging Face transformers itself does.
 
-    python -m venv venv && venv/bin/pip install torch==2.15.0 transformers==5.23.0
+    python -m venv venv && venv/bin/pip install torch==2.15.0 transformers==5.24.0
     venv/bin/python scripts/rope_vectors.py
 
 keys.json: for every model type that src/rope/config/model_types.rs knows and transformers can run,
@@ -73,7 +73,7 @@ MODELS = {
     for name in """apertus arcee aria_text bitnet cohere cwm diffllama doge dots1 emu3_text_model
     ernie4_5 ernie4_5_moe evolla falcon falcon_h1 flex_olmo gemma gemma2 glm glm4 glm4_moe gpt_neox
     gpt_neox_japanese gpt_oss granite granite_docling_text granitemoe granitemoeshared helium
-    hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe llama
+    hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe llama
     minimax_m2 ministral ministral3 mistral mixtral molmo2_text nemotron
     olmo olmo2 olmoe persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_moe
     qwen3_vl_moe_text qwen3_vl_text seed_oss solar_open stablelm starcoder2 vaultgemma""".split()
@@ -115,16 +115,12 @@ MODELS |= {
     "granitemoehybrid": dict(
         MAMBA, num_hidden_layers=4, layer_types=MIXED, position_embedding_type="rope"
     ),
-    "hunyuan_vl_text": dict(
-        rope_parameters=dict(rope_type="default", rope_theta=1e4, xdrope_section=[2, 2, 2, 2])
-    ),
     "kimi_linear": dict(MLA, num_hidden_layers=5),
     "lfm2": dict(num_hidden_layers=4, full_attn_idxs=[1, 2]),
     "lfm2_moe": dict(num_hidden_layers=2, layer_types=["conv", "full_attention"]),
     "lfm3": dict(num_hidden_layers=8),
     "minimax": dict(num_hidden_layers=4, layer_types=MIXED),
     "mistral4": dict(MLA, head_dim=32),
-    "mistral_large4_text": dict(MLA, num_hidden_layers=8),
     "mllama_text_model": dict(num_hidden_layers=5, cross_attention_layers=[3]),
 }
 
@@ -132,7 +128,7 @@ MODELS |= {
 # engine that keeps the checkpoint's order (vLLM, SGLang) caches interleaved pairs.
 DEINTERLEAVED = set(
     """axk1 axk2 bailing_hybrid deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa mistral4
-    mistral_large4_text youtu""".split()
+    youtu""".split()
 )
 
 
@@ -148,6 +144,17 @@ def tiny_config(model_type, **special):
 
 
 def language_model(config):
+    """With random weights, those of norms and biases too, which are ones and zeros else: a norm behind the rotation
+    would not show."""
+    model = untrained(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5)
+    return model
+
+
+def untrained(config):
     for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
         try:
             return auto.from_config(config)
@@ -369,17 +376,6 @@ PUBLISHED = {
         dict(
             model_type="minimax_m2", hidden_size=3072, num_hidden_layers=62, num_attention_heads=48,
             head_dim=128, rotary_dim=64, rope_theta=5000000,
-        ),
-        1,
-    ),
-    "Hunyuan 7B": (
-        dict(
-            model_type="hunyuan_v1_dense", hidden_size=4096, num_hidden_layers=32,
-            num_attention_heads=32, head_dim=128, max_position_embeddings=32768, rope_theta=10000.0,
-            rope_scaling={
-                "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
-                "mscale_all_dim": 1.0, "type": "dynamic",
-            },
         ),
         1,
     ),

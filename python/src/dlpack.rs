@@ -222,8 +222,13 @@ pub(crate) fn device(name: &str, tensor: &Bound<'_, PyAny>) -> PyResult<Device> 
         )));
     }
     // An enum of integers in some libraries, integers in others.
-    let (kind, id): (Bound<'_, PyAny>, Bound<'_, PyAny>) =
-        tensor.call_method0("__dlpack_device__")?.extract()?;
+    let place_of = tensor.call_method0("__dlpack_device__").map_err(|error| {
+        // torch has no number for some devices.
+        let refused = PyValueError::new_err(format!("{name}: {}", error.value(tensor.py())));
+        refused.set_cause(tensor.py(), Some(error));
+        refused
+    })?;
+    let (kind, id): (Bound<'_, PyAny>, Bound<'_, PyAny>) = place_of.extract()?;
     place(
         name,
         kind.call_method0("__index__")?.extract()?,
@@ -340,12 +345,18 @@ unsafe fn read<'py>(
         });
         strides.collect::<PyResult<_>>()?
     };
+    if tensor.data.is_null() && !shape.contains(&0) {
+        // A fake tensor, or one whose memory has been given back.
+        let text = format!("{name}: it has no memory");
+        return Err(PyValueError::new_err(text));
+    }
     Ok(Borrowed {
         device: place(name, tensor.device_type, tensor.device_id)?,
         // Null where there are no elements, which would say that there are no values: any other address does.
-        address: match tensor.data as usize + tensor.byte_offset as usize {
-            0 if shape.contains(&0) => EMPTY,
-            address => address,
+        address: if tensor.data.is_null() {
+            EMPTY
+        } else {
+            tensor.data as usize + tensor.byte_offset as usize
         },
         shape,
         strides,

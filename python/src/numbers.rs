@@ -1,7 +1,14 @@
-//! Lists of integers: token ids, positions, block tables.
+//! Integers, and lists of them: counts, token ids, positions, block tables.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+
+/// A number of tokens, rows, layers or dimensions, or one of them. Python counts below zero, from the end; nothing here
+/// does.
+pub(crate) fn count(name: &str, number: i64) -> PyResult<usize> {
+    usize::try_from(number)
+        .map_err(|_| PyValueError::new_err(format!("{name}: it is {number}, and counts from 0")))
+}
 
 /// Every integer of a sequence, or of anything with `tolist` (arrays, tensors; one on a GPU is waited for).
 pub(crate) fn integers(name: &str, numbers: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
@@ -12,7 +19,18 @@ pub(crate) fn integers(name: &str, numbers: &Bound<'_, PyAny>) -> PyResult<Vec<i
     };
     let wrong = |_| PyTypeError::new_err(format!("{name}: it must be a flat sequence of integers"));
     let items = list.try_iter().map_err(wrong)?;
-    items.map(|item| item?.extract().map_err(wrong)).collect()
+    let py = numbers.py();
+    let integer = |item: PyResult<Bound<'_, PyAny>>| {
+        let item = item?;
+        item.extract().map_err(|error: PyErr| {
+            if error.is_instance_of::<PyOverflowError>(py) {
+                PyValueError::new_err(format!("{name}: {item} is out of range"))
+            } else {
+                wrong(error)
+            }
+        })
+    };
+    items.map(integer).collect()
 }
 
 /// The same, of a type that holds them.

@@ -3,10 +3,11 @@
 use std::hash::{Hash, Hasher};
 
 use pie_rope as core;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::errors::raise;
-use crate::numbers::integers_as;
+use crate::numbers::{count, integers_as};
 
 /// Replace the old tokens ``start`` to ``stop`` (half open) by ``inserted`` new ones.
 ///
@@ -30,26 +31,32 @@ impl Edit {
     }
 
     #[new]
-    fn new(start: usize, stop: usize, inserted: usize) -> Edit {
-        Edit(core::Edit::replace(start..stop, inserted))
+    fn new(start: i64, stop: i64, inserted: i64) -> PyResult<Edit> {
+        let range = count("start", start)?..count("stop", stop)?;
+        let inserted = count("inserted", inserted)?;
+        Ok(Edit(core::Edit::replace(range, inserted)))
     }
 
     /// Insert ``tokens`` tokens before old token ``at``.
     #[staticmethod]
-    fn insert(at: usize, tokens: usize) -> Edit {
-        Edit(core::Edit::insert(at, tokens))
+    fn insert(at: i64, tokens: i64) -> PyResult<Edit> {
+        let (at, tokens) = (count("at", at)?, count("tokens", tokens)?);
+        Ok(Edit(core::Edit::insert(at, tokens)))
     }
 
     /// Delete the old tokens ``start`` to ``stop``.
     #[staticmethod]
-    fn delete(start: usize, stop: usize) -> Edit {
-        Edit(core::Edit::delete(start..stop))
+    fn delete(start: i64, stop: i64) -> PyResult<Edit> {
+        let range = count("start", start)?..count("stop", stop)?;
+        Ok(Edit(core::Edit::delete(range)))
     }
 
     /// Replace the old tokens ``start`` to ``stop`` by ``tokens`` new ones.
     #[staticmethod]
-    fn replace(start: usize, stop: usize, tokens: usize) -> Edit {
-        Edit(core::Edit::replace(start..stop, tokens))
+    fn replace(start: i64, stop: i64, tokens: i64) -> PyResult<Edit> {
+        let range = count("start", start)?..count("stop", stop)?;
+        let tokens = count("tokens", tokens)?;
+        Ok(Edit(core::Edit::replace(range, tokens)))
     }
 
     /// The edits that turn the tokens ``old`` into ``new``.
@@ -182,7 +189,15 @@ impl Plan {
     /// ``first_position + i``.
     #[staticmethod]
     #[pyo3(signature = (rows, edits, *, first_position=0))]
-    fn from_edits(rows: usize, edits: Vec<PyRef<'_, Edit>>, first_position: i32) -> PyResult<Plan> {
+    fn from_edits(rows: i64, edits: Vec<PyRef<'_, Edit>>, first_position: i64) -> PyResult<Plan> {
+        let rows = count("rows", rows)?;
+        count("first_position", first_position)?;
+        let first_position = i32::try_from(first_position).map_err(|_| {
+            PyValueError::new_err(format!(
+                "first_position: {first_position} is more than {}",
+                i32::MAX
+            ))
+        })?;
         let edits: Vec<_> = edits.iter().map(|edit| edit.0.clone()).collect();
         Plan::made(core::Plan::from_edits_at(first_position, rows, &edits))
     }
@@ -209,7 +224,8 @@ impl Plan {
 
     /// Eviction: of ``rows`` rows those in ``kept`` stay, moved together, and are numbered anew from position 0 on.
     #[staticmethod]
-    fn from_kept(rows: usize, kept: &Bound<'_, PyAny>) -> PyResult<Plan> {
+    fn from_kept(rows: i64, kept: &Bound<'_, PyAny>) -> PyResult<Plan> {
+        let rows = count("rows", rows)?;
         Plan::made(core::Plan::from_kept(rows, &integers_as("kept", kept)?))
     }
 

@@ -5,6 +5,7 @@ use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::errors::raise;
+use crate::numbers::{count, integers_as};
 use crate::plan::Plan;
 
 /// One rotary position embedding: at position ``p``, pair ``i`` of every head is turned by ``p * inv_freq[i]`` radians.
@@ -32,17 +33,26 @@ impl Rope {
     /// The original frequencies, ``theta ** (-2i / rotary_dim)``.
     #[staticmethod]
     #[pyo3(signature = (theta, rotary_dim, *, pairing="half-split", offset=0))]
-    fn from_theta(theta: f64, rotary_dim: usize, pairing: &str, offset: usize) -> PyResult<Rope> {
+    fn from_theta(theta: f64, rotary_dim: i64, pairing: &str, offset: i64) -> PyResult<Rope> {
         let pairing = self::pairing(pairing)?;
+        let (rotary_dim, offset) = (count("rotary_dim", rotary_dim)?, count("offset", offset)?);
         let rope = core::Rope::from_theta(theta, rotary_dim).map_err(raise)?;
         Ok(Rope(rope.with_pairing(pairing).with_offset(offset)))
     }
 
-    /// One inverse frequency for each pair, in radians a position.
+    /// One inverse frequency for each pair, in radians a position: a sequence, an array or a tensor.
     #[staticmethod]
     #[pyo3(signature = (inv_freq, *, pairing="half-split", offset=0))]
-    fn from_inv_freq(inv_freq: Vec<f64>, pairing: &str, offset: usize) -> PyResult<Rope> {
-        let pairing = self::pairing(pairing)?;
+    fn from_inv_freq(inv_freq: &Bound<'_, PyAny>, pairing: &str, offset: i64) -> PyResult<Rope> {
+        let (pairing, offset) = (self::pairing(pairing)?, count("offset", offset)?);
+        let list = if inv_freq.hasattr("tolist")? {
+            inv_freq.call_method0("tolist")?
+        } else {
+            inv_freq.clone()
+        };
+        let inv_freq: Vec<f64> = list
+            .extract()
+            .map_err(|_| PyTypeError::new_err("inv_freq: it must be a flat sequence of numbers"))?;
         let rope = core::Rope::from_inv_freq(inv_freq).map_err(raise)?;
         Ok(Rope(rope.with_pairing(pairing).with_offset(offset)))
     }
@@ -86,7 +96,8 @@ pub(crate) struct ModelRope(core::ModelRope);
 impl ModelRope {
     /// The same rope in each of ``layers`` layers.
     #[staticmethod]
-    fn uniform(rope: &Rope, layers: usize) -> PyResult<ModelRope> {
+    fn uniform(rope: &Rope, layers: i64) -> PyResult<ModelRope> {
+        let layers = count("layers", layers)?;
         // A wild number would end the process where memory does.
         if layers > usize::from(u16::MAX) {
             return Err(PyValueError::new_err(format!(
@@ -111,7 +122,8 @@ impl ModelRope {
     /// ``tokens``: the length of the sequence, on which frequencies depend under LongRoPE and dynamic NTK.
     #[staticmethod]
     #[pyo3(signature = (config, tokens=0))]
-    fn from_config(config: &Bound<'_, PyAny>, tokens: usize) -> PyResult<ModelRope> {
+    fn from_config(config: &Bound<'_, PyAny>, tokens: i64) -> PyResult<ModelRope> {
+        let tokens = count("tokens", tokens)?;
         let json: String = if let Ok(text) = config.extract() {
             text
         } else if config.hasattr("to_json_string")? {
@@ -140,7 +152,8 @@ impl ModelRope {
     }
 
     /// The rope of a layer; ``None`` for one that has none.
-    fn layer(&self, layer: usize) -> PyResult<Option<Rope>> {
+    fn layer(&self, layer: i64) -> PyResult<Option<Rope>> {
+        let layer = count("layer", layer)?;
         if layer >= self.0.layers() {
             let text = format!(
                 "layer: there is no {layer} in a model of {}",
@@ -154,7 +167,8 @@ impl ModelRope {
     /// Every rope moved to dimension ``offset``, and with other pairs: for a cache that stores heads in another order
     /// than the model's own.
     #[pyo3(signature = (*, offset=None, pairing=None))]
-    fn stored(&self, offset: Option<usize>, pairing: Option<&str>) -> PyResult<ModelRope> {
+    fn stored(&self, offset: Option<i64>, pairing: Option<&str>) -> PyResult<ModelRope> {
+        let offset = offset.map(|offset| count("offset", offset)).transpose()?;
         let pairing = pairing.map(self::pairing).transpose()?;
         Ok(ModelRope(self.0.clone().map(|rope| {
             let offset = offset.unwrap_or(rope.offset());
@@ -204,7 +218,8 @@ impl Rotations {
     }
 
     /// The same for some of the model's layers.
-    fn select(&self, layers: Vec<usize>) -> PyResult<Rotations> {
+    fn select(&self, layers: &Bound<'_, PyAny>) -> PyResult<Rotations> {
+        let layers = integers_as::<usize>("layers", layers)?;
         self.0.select(layers).map(Rotations).map_err(raise)
     }
 
@@ -214,8 +229,8 @@ impl Rotations {
     }
 
     /// The same without the rows before ``row``, counted after the edit: for a copy whose first rows both sides share.
-    fn starting_at(&self, row: usize) -> Rotations {
-        Rotations(self.0.starting_at(row))
+    fn starting_at(&self, row: i64) -> PyResult<Rotations> {
+        Ok(Rotations(self.0.starting_at(count("row", row)?)))
     }
 
     /// The first row, counted after the edit, that survives; ``None``: none does.

@@ -8,7 +8,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 from transformers import AutoConfig, DynamicCache, EncoderDecoderCache, StaticCache  # noqa: E402
 from transformers.cache_utils import Cache, DynamicLayer  # noqa: E402
 
-from pie_rope import Edit, ModelRope, Plan, Rope  # noqa: E402
+import pie_rope  # noqa: E402
+from pie_rope import Edit, ModelRope, Plan, Rope, Rotations  # noqa: E402
 from pie_rope.huggingface import _LATENT, cache_argument, edit_cache, encode_spans, model_rope  # noqa: E402
 
 VOCABULARY, TOKENS = 97, 60
@@ -644,3 +645,13 @@ def test_what_is_wrong_is_named():
     refused(lambda: encode_spans(model, cache, tokens, spans, attention_mask=torch.zeros(60)), "must be on the left")
     # Nothing has been encoded.
     assert (cache.layers[0].keys == before).all()
+
+
+def test_tensors_without_memory_are_refused():
+    plan = Plan.from_edits(3, [Edit.insert(1, 1)])
+    rotations = Rotations(plan, Rope.from_theta(1e4, 8))
+    resized = torch.zeros(1, 1, 4, 8)
+    resized.untyped_storage().resize_(0)
+    for tensor in (resized, torch._efficientzerotensor((1, 1, 4, 8))):
+        refused(lambda tensor=tensor: pie_rope.rotate(rotations, tensor), "keys: it has no memory")
+    refused(lambda: pie_rope.rotate(rotations, torch.zeros(1, 1, 4, 8, device="meta")), "keys: ")

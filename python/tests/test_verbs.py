@@ -296,6 +296,26 @@ def test_errors_name_the_argument_and_nothing_is_written(random):
     refused(lambda: Rope.from_theta(1e4, 8, pairing="neox"), "pairing: there is no `neox`")
     refused(lambda: Plan.from_edits(4, [Edit.delete(2, 9)]), "edit 0: range 2..9 is outside the 4 old tokens")
     refused(lambda: Plan.from_tokens([1, -1], [1]), "old: entry 1 is -1")
+    refused(lambda: Plan.from_tokens([1], [2**63]), "new: 9223372036854775808 is out of range")
+    refused(lambda: Plan.from_tokens([[1]], [1]), "old: it must be a flat sequence", TypeError)
+    for call, text in {
+        lambda: Edit(-1, 2, 0): "start: it is -1, and counts from 0",
+        lambda: Edit.insert(-1, 3): "at: it is -1",
+        lambda: Edit.delete(0, -2): "stop: it is -2",
+        lambda: Edit.replace(0, 1, -3): "tokens: it is -3",
+        lambda: Plan.from_edits(-1, []): "rows: it is -1",
+        lambda: Plan.from_edits(1, [], first_position=2**40): "first_position: 1099511627776 is more than 2147483647",
+        lambda: Plan.from_kept(-1, []): "rows: it is -1",
+        lambda: Rope.from_theta(1e4, 8, offset=-1): "offset: it is -1",
+        lambda: ModelRope.uniform(ropes["half-split"], -1): "layers: it is -1",
+        lambda: ModelRope.uniform(ropes["half-split"], 2).layer(-1): "layer: it is -1",
+        lambda: ModelRope.from_config({"model_type": "llama"}, -1): "tokens: it is -1",
+        lambda: rotations.starting_at(-1): "row: it is -1",
+        lambda: rotations.select([-1]): "layers: entry 0 is -1",
+    }.items():
+        refused(call, text)
+    refused(lambda: Rope.from_inv_freq(1.0), "inv_freq: it must be a flat sequence of numbers", TypeError)
+    assert Rope.from_inv_freq(np.array([1.0, 0.5])) == Rope.from_inv_freq([1.0, 0.5])
     refused(lambda: ModelRope.from_config({"model_type": "what"}), "`what` is not a model type")
     refused(lambda: ModelRope.from_config(object()), "config: it must be", TypeError)
     refused(lambda: ModelRope.from_config("[]"), "is not a JSON object")

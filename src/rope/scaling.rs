@@ -32,8 +32,8 @@ pub enum Scaling {
         /// Tokens up to which nothing changes.
         max_position_embeddings: usize,
     },
-    /// NTK-aware scaling by a constant: `theta · alpha^(rotary_dim / (rotary_dim − 2))`. Hunyuan
-    /// models use it, under the name "dynamic".
+    /// NTK-aware scaling by a constant: `theta · alpha^(rotary_dim / (rotary_dim − 2))`. Some engines
+    /// offer it as `alpha`; of published models, Hunyuan's use it.
     NtkAlpha {
         /// How much slower the slowest pair turns.
         alpha: f64,

@@ -267,7 +267,9 @@ const LFM3: &[Own] = &[own(FULL, 1e6).proportional(0.5), own(SLIDING, 1e4)];
 const MELLUM: &[Own] = &[own(FULL, 5e5), own(SLIDING, 1e4)];
 const MIMO: &[Own] = &[own(FULL, 5e6), own(SLIDING, 1e4)];
 
-// Left out although transformers runs them: NanoChat turns keys backwards, by −p · inv_freq;
+// Left out although transformers runs them: NanoChat turns keys backwards, by −p · inv_freq; Hunyuan
+// norms keys after it has turned them, with a weight for each component, so that no turn undoes one;
+// Mistral Large 4 has learned by how much each pair turns, which its config.json does not say;
 // DeepSeek-V4's rows are key and value at once; MiniMax-M3's `rotary_dim` contradicts its code;
 // models with other things in their caches than one key per token.
 //
@@ -341,9 +343,6 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("granitemoehybrid", 32, share(4096, 32), HALF.on(Condition::SaysRope).layers(full_only(Pattern::Required))),
     ModelType("granitemoeshared", 32, share(4096, 32), HALF),
     ModelType("helium", 24, fixed(128), INTERLEAVED.theta(1e5)),
-    ModelType("hunyuan_v1_dense", 32, share(4096, 32), HALF),
-    ModelType("hunyuan_v1_moe", 32, share(4096, 32), HALF),
-    ModelType("hunyuan_vl_text", 32, share(4096, 32), HALF),
     ModelType("hy_v3", 80, fixed(128), HALF.theta(11_158_840.0)),
     ModelType("hy_v4", 34, latent(512, 64), HALF),
     ModelType("hyperclovax", 32, share(4096, 32), HALF),
@@ -370,7 +369,6 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("ministral3", 34, fixed(128), HALF.theta(1e6).explicit()),
     ModelType("mistral", 32, share(4096, 32), HALF),
     ModelType("mistral4", 36, latent(256, 64), INTERLEAVED.explicit()),
-    ModelType("mistral_large4_text", 72, latent(512, 64), INTERLEAVED.explicit().layers(Layers::Flags)),
     ModelType("mixtral", 32, share(4096, 32), HALF.theta(1e6)),
     ModelType("mllama_text_model", 40, share(4096, 32), HALF.theta(5e5).layers(Layers::Cross(&[3, 8, 13, 18, 23, 28, 33, 38]))),
     ModelType("modernbert-decoder", 22, share(768, 12), HALF.layers(Layers::Own(MODERNBERT, Pattern::First { key: "global_attn_every_n_layers", every: 3, other: SLIDING }))),

@@ -387,18 +387,17 @@ impl Reader<'_, '_> {
             "linear" => Scaling::Linear {
                 factor: number("factor")?,
             },
-            "dynamic" => match given.number("alpha")?.filter(|alpha| *alpha != 0.0) {
-                None => Scaling::Dynamic {
-                    factor: number("factor")?,
-                    max_position_embeddings: self.max_position_embeddings()?,
-                },
-                Some(alpha) if self.model.0.starts_with("hunyuan") => Scaling::NtkAlpha { alpha },
-                Some(_) => {
+            "dynamic" => {
+                if given.number("alpha")?.is_some_and(|alpha| alpha != 0.0) {
                     let problem =
                         format!("is Hunyuan's, and {} is not known to read it", self.model.0);
                     return Err(given.wrong("alpha", problem));
                 }
-            },
+                Scaling::Dynamic {
+                    factor: number("factor")?,
+                    max_position_embeddings: self.max_position_embeddings()?,
+                }
+            }
             "yarn" => {
                 let original = self.original_max_position_embeddings(given)?;
                 Scaling::Yarn {
