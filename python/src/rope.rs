@@ -233,10 +233,17 @@ impl Rotations {
         Ok(Rotations(self.0.starting_at(count("row", row)?)))
     }
 
-    /// The first row, counted after the edit, that survives; ``None``: none does.
+    /// How many rows at the start are as they were: they neither turn nor move, and are not to be encoded.
     #[getter]
-    fn first_row(&self) -> Option<usize> {
-        self.0.spans().first().map(|span| span.dst)
+    fn unchanged_rows(&self) -> usize {
+        let mut rows = 0;
+        for span in self.0.spans() {
+            if span.is_affected() || span.dst != rows {
+                break;
+            }
+            rows += span.len;
+        }
+        rows
     }
 
     /// Rows before.

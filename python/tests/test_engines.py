@@ -36,6 +36,15 @@ def make(random, backend, element):
     if backend == "FlashAttention":
         cache = tensor(random, (2, BLOCKS, BLOCK, HEADS, DIM), element)
         return cache, cache[0], cache[1]
+    if backend == "packed":
+        cache = tensor(random, (BLOCKS, HEADS, BLOCK, 2 * DIM), element)
+        return cache, cache.transpose(1, 2)[..., :DIM], cache.transpose(1, 2)[..., DIM:]
+    if backend == "packed, rows first in memory":
+        cache = tensor(random, (BLOCKS, BLOCK, HEADS, 2 * DIM), element).transpose(1, 2)
+        return cache, cache.transpose(1, 2)[..., :DIM], cache.transpose(1, 2)[..., DIM:]
+    if backend == "heads first":
+        cache = tensor(random, (2, BLOCKS, HEADS, BLOCK, DIM), element)
+        return cache, cache[0].transpose(1, 2), cache[1].transpose(1, 2)
     if backend == "FlashInfer":
         cache = tensor(random, (BLOCKS, 2, BLOCK, HEADS, DIM), element)
         return cache, cache[:, 0], cache[:, 1]
@@ -49,7 +58,10 @@ def make(random, backend, element):
     return cache, cache[:, :, None], None
 
 
-BACKENDS = ["FlashAttention", "FlashInfer", "FlashInfer, heads first", "apart", "MLA"]
+BACKENDS = [
+    "packed", "packed, rows first in memory", "FlashAttention", "heads first", "FlashInfer", "FlashInfer, heads first",
+    "apart", "MLA",
+]  # fmt: skip
 
 
 def rope_of(backend):
@@ -123,6 +135,35 @@ def test_vllm_copy_brings_every_row_that_is_not_shared(random, backend, which):
         vllm.copy([cache], table, table, Rotations(PLAN, rope_of(backend)), block_size=BLOCK)
 
 
+@pytest.mark.parametrize("edit", [Edit.replace(3, 6, 3), Edit.insert(14, 2), Edit.delete(69, 70), Edit.insert(70, 3)])
+def test_shared_blocks_are_not_handed_out_to_new_rows(random, edit):
+    plan = Plan.from_edits(ROWS, [edit])
+    cache, keys, _ = make(random, "packed", "float32")
+    before, rotations = numpy(keys), Rotations(plan, ROPE)
+    table, first = list(range(5)), edit.start
+    shared = [*table[: first // BLOCK + 1], 9, 10, 11, 8, 7][:5]
+    with pytest.raises(ValueError, match=f"and the edit changes rows from {first} on"):
+        vllm.copy(cache, table, shared, rotations, block_size=BLOCK)
+    with pytest.raises(ValueError, match=f"and the edit changes rows from {first} on"):
+        slots = list(range(ROWS + 5))
+        sglang.copy(cache[:, 0], None, slots, slots, rotations)
+    assert (numpy(keys) == before).all()
+    apart = [*table[: first // BLOCK], 9, 10, 11, 8, 7][:5]
+    vllm.copy(cache, table, apart, rotations, block_size=BLOCK)
+
+
+def test_a_table_that_has_no_block_for_a_row_has_no_slot_for_it():
+    spans = Plan.from_edits(30, [Edit.insert(30, 3)]).new_spans
+    assert vllm.slot_mapping([0, 5, 7], BLOCK, spans) == [16 * 5 + 14, 16 * 5 + 15, 16 * 7]
+    for table, text in (([0, 5, -1], "row 32 has no block: entry 2 is -1"), ([0, 5], "it has 2 entries")):
+        with pytest.raises(ValueError, match=f"block_table: .*{text}"):
+            vllm.slot_mapping(table, BLOCK, spans)
+    with pytest.raises(ValueError, match="block_size: it is 0"):
+        vllm.slot_mapping([0, 5, 7], 0, spans)
+    with pytest.raises(TypeError, match="block_table: it must be a flat sequence"):
+        vllm.slot_mapping([[0, 5, 7]], BLOCK, spans)
+
+
 def test_vllm_slots_are_where_new_rows_lie():
     table = [5, 2, 9, 7, 1]
     slots = vllm.slot_mapping(torch.tensor(table), BLOCK, PLAN.new_spans)
@@ -134,15 +175,47 @@ def test_vllm_refuses_shapes_that_do_not_tell(random):
     rotations = Rotations(PLAN, ROPE)
     with pytest.raises(ValueError, match="pass `kv_dim`"):
         vllm.splice(torch.zeros(2, 2, BLOCK, HEADS, DIM), [0, 1], rotations, block_size=BLOCK)
-    with pytest.raises(ValueError, match="is none of vLLM's"):
-        vllm.splice(torch.zeros(2, BLOCK, HEADS, DIM), [0, 1], rotations, block_size=BLOCK)
-    # Heads before rows, and a cache of one number a row: the numbers are not where they would be looked for.
-    for shape in ((2, BLOCKS, HEADS, BLOCK, DIM), (2, BLOCKS, BLOCK * HEADS * DIM)):
-        with pytest.raises(ValueError, match="are not .blocks, 16, heads, head_size."):
-            vllm.splice(torch.zeros(shape), [0, 1], rotations, block_size=BLOCK)
+    def refused(shape, text, error=ValueError, **options):
+        with pytest.raises(error, match=text):
+            cache = torch.zeros(shape) if isinstance(shape, tuple) else shape
+            vllm.splice(cache, [0, 1], rotations, block_size=BLOCK, **options)
+
+    refused((2, BLOCKS), "is none of vLLM's")
+    refused((BLOCKS, BLOCK, HEADS, 2 * DIM), "is not .blocks, heads, 16, 2")
+    refused((BLOCKS, HEADS, BLOCK, 2 * DIM), "is not .blocks, heads, 16, 2", layout="NHD")
+    refused((BLOCKS, HEADS, BLOCK, 2 * DIM + 1), "65 numbers are not a key and a value: pass `head_size`")
+    refused((BLOCKS, HEADS, BLOCK, 2 * DIM), "64 numbers are not a key and a value", head_size=2 * DIM)
+    # As many heads as rows, and a cache of one number a row: the numbers are not where they would be looked for.
+    refused((2, BLOCKS, BLOCK, BLOCK, DIM), "as many heads as rows in a block: pass `layout`")
+    refused((2, BLOCKS, HEADS, BLOCK, DIM), "are not .blocks, 16, heads, head_size.", layout="NHD")
+    refused((2, BLOCKS, BLOCK, HEADS, DIM), "are not .blocks, heads, 16, head_size.", layout="HND")
+    refused((2, BLOCKS, BLOCK, HEADS, DIM), "layout: there is no 'nhd'", layout="nhd")
+    refused((2, BLOCKS, BLOCK * HEADS * DIM), "are not .blocks, 16, heads, head_size.")
+    refused({"model.layers.0": torch.zeros(1)}, "kv_caches: it must be a list", TypeError)
+    refused(None, "kv_caches: it must be a list", TypeError)
+    refused([None], "kv_caches.0.: NoneType is no tensor", TypeError)
+    with pytest.raises(TypeError, match="block_table: it must be a flat sequence"):
+        vllm.splice(torch.zeros(2, BLOCKS, BLOCK, HEADS, DIM), None, rotations, block_size=BLOCK)
+    with pytest.raises(TypeError, match="slots: it must be a flat sequence"):
+        sglang.rotate(torch.zeros(90, HEADS, DIM), None, rotations)
     rotations = Rotations(Plan.from_edits(70, [Edit.insert(3, 20)]), ROPE)
     with pytest.raises(ValueError, match="entry 5 is 4294967295"):
         vllm.splice(torch.zeros(2, BLOCKS, BLOCK, HEADS, DIM), [0, 1, 2, 3, 4, -1], rotations, block_size=BLOCK)
+
+
+def test_vllm_where_the_shape_does_not_tell(random):
+    rotations = Rotations(PLAN, ROPE)
+    table = [3, 1, 4, 2, 5, 0]
+    heads = BLOCK
+    rows_first = torch.randn(2, BLOCKS, BLOCK, heads, DIM)
+    heads_first = rows_first.transpose(2, 3).contiguous()
+    # Keys and values of two widths.
+    packed = torch.cat([rows_first[0], rows_first[1, ..., :8]], -1).transpose(1, 2)
+    vllm.splice(rows_first, table, rotations, block_size=BLOCK, layout="NHD")
+    vllm.splice(heads_first, table, rotations, block_size=BLOCK, layout="HND")
+    vllm.splice(packed, table, rotations, block_size=BLOCK, head_size=DIM)
+    assert (heads_first.transpose(2, 3) == rows_first).all()
+    assert (packed.transpose(1, 2) == torch.cat([rows_first[0], rows_first[1, ..., :8]], -1)).all()
 
 
 @pytest.mark.parametrize("element", DTYPES)
@@ -161,6 +234,9 @@ def test_sglang_rotate_moves_nothing(random, element):
         assert (numpy(k)[others] == old[others]).all()
     with pytest.raises(ValueError, match="free: the edit opens 24 rows, there are 3 slots"):
         sglang.edited_slots(slots, PLAN, free[:3])
+    for wrong in (slots[:24], [free[0]] * 24):
+        with pytest.raises(ValueError, match="free: a slot is there twice, or is one of the request's own"):
+            sglang.edited_slots(slots, PLAN, wrong)
     with pytest.raises(ValueError, match="slots: the plan is for 70 rows, there are 9 slots"):
         sglang.edited_slots(slots[:9], PLAN, free)
 

@@ -6,6 +6,9 @@ A layer's ``k_buffer`` and ``v_buffer`` are ``[slots, heads, dim]``, one token a
 
 Slots that other requests share (the radix cache) must not be edited in place: :func:`copy` brings the rows to slots of
 the request's own instead.
+
+A worker that has some of the layers (pipeline parallel) takes ``rotations.select(layers)``; one that has some of the
+heads (tensor parallel) takes the rotations as they are.
 """
 
 from typing import Any
@@ -22,6 +25,7 @@ def rotate(k_buffers: Any, slots: Any, rotations: Rotations, *, stream: Any = No
     ``slots`` are those before the edit; :func:`edited_slots` gives those after it. This is the cheapest edit there is,
     for pools whose pages are one token (SGLang's default).
     """
+    slots = _tables.as_list("slots", slots)
     _native.rotate(rotations, k_buffers, layout="slots", block_table=slots, stream=stream, workspace=workspace)
 
 
@@ -29,18 +33,21 @@ def edited_slots(slots: Any, plan: Plan, free: Any) -> list[int]:
     """The slots of the edited request, after :func:`rotate`: those of the rows that survive, and for each row to be
     encoded the next of ``free``. Slots of ``slots`` that are not among them are the engine's to free.
     """
-    slots, free = _tables.as_list(slots), _tables.as_list(free)
+    slots, free = _tables.as_list("slots", slots), _tables.as_list("free", free)
     needed = sum(span.len for span in plan.new_spans)
     if len(free) < needed:
         raise ValueError(f"free: the edit opens {needed} rows, there are {len(free)} slots")
     if len(slots) < plan.old_rows:
         raise ValueError(f"slots: the plan is for {plan.old_rows} rows, there are {len(slots)} slots")
+    free = free[:needed]
+    if len({*slots[: plan.old_rows], *free}) < plan.old_rows + needed:
+        raise ValueError("free: a slot is there twice, or is one of the request's own")
     edited = [0] * plan.new_rows
     for span in plan.kept:
         edited[span.dst : span.dst + span.len] = slots[span.src : span.src + span.len]
-    free = iter(free)
+    next_free = iter(free)
     for opened in plan.new_spans:
-        edited[opened.rows] = [next(free) for _ in range(opened.len)]
+        edited[opened.rows] = [next(next_free) for _ in range(opened.len)]
     return edited
 
 
@@ -52,6 +59,7 @@ def splice(
 
     ``slots`` must be as many as the longer of the old and the new sequence. ``v_buffers`` is ``None`` for latent rows.
     """
+    slots = _tables.as_list("slots", slots)
     _native.splice(
         rotations, k_buffers, v_buffers, layout="slots", block_table=slots, stream=stream, workspace=workspace
     )
@@ -70,7 +78,8 @@ def copy(
     """Copies the rows of one request to ``new_slots``, in every layer, and turns keys on the way.
 
     Leading slots that both have stay shared: their rows are not copied. All others are, whether they turn or not. A
-    shared slot of a row that the edit moves or turns is refused, and so is one behind a slot that differs.
+    shared slot of a row that the edit changes, or that is to be encoded, is refused, and so is one behind a slot that
+    differs.
     """
     tables = ("slots", slots), ("new_slots", new_slots)
     _tables.copy(rotations, k_buffers, v_buffers, tables, 1, layout="slots", stream=stream, workspace=workspace)

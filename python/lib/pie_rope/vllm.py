@@ -1,10 +1,14 @@
 """Edits of vLLM's paged caches.
 
-A layer's ``kv_cache`` is, by attention backend:
+A layer's ``kv_cache`` is, by version and attention backend:
 
-- ``[2, blocks, block_size, heads, head_size]`` (FlashAttention);
-- ``[blocks, 2, block_size, heads, head_size]`` (FlashInfer, Triton), in memory also with heads before rows: vLLM
-  then hands out a permuted view of the same shape, and strides are all that matters here;
+- ``[blocks, heads, block_size, 2 * head_size]``, each key with its value behind it (FlashAttention, Triton and the CPU
+  in recent versions, 0.28 to 0.30 among them);
+- ``[2, blocks, block_size, heads, head_size]`` (FlashAttention before);
+- ``[blocks, 2, block_size, heads, head_size]`` (FlashInfer, and Triton before), in memory also with heads before rows:
+  vLLM then hands out a permuted view of the same shape, and strides are all that matters here;
+- any of the last two with heads before rows in the shape, too: ``layout="HND"``, vLLM's name for it, has to be said
+  only where as many heads as rows make the shapes alike;
 - ``[blocks, block_size, head_size]`` for latent attention (MLA): 512 + 64 in DeepSeek-V3, no values;
 - a pair ``(keys, values)``, each ``[blocks, block_size, heads, head_size]``, for any other that keeps both apart.
 
@@ -12,19 +16,26 @@ A cache whose shape does not have ``block_size`` where these have it is refused.
 
 Row ``r`` of a request is in block ``block_table[r // block_size]``: the request's row of vLLM's block table, a list or
 a tensor (of one on a GPU, the copy to the host is waited for; vLLM has its own there, too). Padding behind the blocks
-in use may stay.
+in use may stay. Groups of layers with a sliding window, whose first blocks vLLM has taken back (the null block, 0, is
+there again and again), cannot be edited where such rows turn or move, and are refused.
 
 Blocks that other requests share (prefix caching) must not be edited in place: :func:`copy` brings the rows to blocks of
 the request's own instead.
+
+A worker that has some of the layers (pipeline parallel) takes ``rotations.select(layers)``; one that has some of the
+heads (tensor parallel) takes the rotations as they are.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from . import _native, _tables
 from ._native import NewSpan, Rotations
 
 __all__ = ["copy", "slot_mapping", "splice"]
+
+_Layout: TypeAlias = Literal["NHD", "HND"]
 
 
 def splice(
@@ -34,16 +45,20 @@ def splice(
     *,
     block_size: int,
     kv_dim: int | None = None,
+    layout: _Layout | None = None,
+    head_size: int | None = None,
     stream: Any = None,
     workspace: Any = None,
 ) -> None:
     """Moves the rows of one request inside its blocks, in every layer, and turns keys on the way.
 
-    ``kv_caches`` is a list with each layer's cache, or one layer's. ``block_table`` must have blocks for the longer of
-    the old and the new sequence: allocate before an insertion, free after a deletion. ``kv_dim`` is the axis of keys
-    and values, 0 or 1, for a cache of two blocks whose shape does not tell.
+    ``kv_caches`` is a list with each layer's cache, in the model's order, or one layer's. ``block_table`` must have
+    blocks for the longer of the old and the new sequence: allocate before an insertion, free after a deletion. Where
+    a shape does not tell: ``kv_dim`` is the axis of keys and values, 0 or 1; ``layout`` says what comes first behind it
+    and the blocks, rows (``"NHD"``) or heads (``"HND"``); ``head_size`` is that of a key, where its value is of another.
     """
-    keys, values = _keys_and_values(kv_caches, block_size, kv_dim)
+    keys, values = _keys_and_values(kv_caches, _Shape(block_size, kv_dim, layout, head_size))
+    block_table = _tables.as_list("block_table", block_table)
     _native.splice(rotations, keys, values, layout="nhd", block_table=block_table, stream=stream, workspace=workspace)
 
 
@@ -55,15 +70,18 @@ def copy(
     *,
     block_size: int,
     kv_dim: int | None = None,
+    layout: _Layout | None = None,
+    head_size: int | None = None,
     stream: Any = None,
     workspace: Any = None,
 ) -> None:
     """Copies the rows of one request to the blocks of ``new_block_table``, in every layer, and turns keys on the way.
 
     Leading blocks that both tables have stay shared: their rows are not copied. All others are, whether they turn or
-    not. A shared block with rows that the edit moves or turns is refused, and so is one behind a block that differs.
+    not. A shared block with rows that the edit changes, or that are to be encoded, is refused, and so is one behind a block
+    that differs. For ``kv_dim``, ``layout`` and ``head_size`` see :func:`splice`.
     """
-    keys, values = _keys_and_values(kv_caches, block_size, kv_dim)
+    keys, values = _keys_and_values(kv_caches, _Shape(block_size, kv_dim, layout, head_size))
     tables = ("block_table", block_table), ("new_block_table", new_block_table)
     _tables.copy(rotations, keys, values, tables, block_size, layout="nhd", stream=stream, workspace=workspace)
 
@@ -71,18 +89,41 @@ def copy(
 def slot_mapping(block_table: Any, block_size: int, spans: Iterable[NewSpan]) -> list[int]:
     """The slots of the rows that a plan opens (``plan.new_spans``), as vLLM's ``slot_mapping`` counts them: where the
     engine's own kernels write the keys and values that it encodes."""
-    table = _tables.as_list(block_table)
-    rows = (row for span in spans for row in range(span.row, span.row + span.len))
-    return [table[row // block_size] * block_size + row % block_size for row in rows]
+    table, slots = _tables.as_list("block_table", block_table), []
+    if block_size < 1:
+        raise ValueError(f"block_size: it is {block_size}")
+    for span in spans:
+        for row in range(span.row, span.row + span.len):
+            entry, place = divmod(row, block_size)
+            if entry >= len(table) or table[entry] < 0:
+                has = f"entry {entry} is {table[entry]}" if entry < len(table) else f"it has {len(table)} entries"
+                raise ValueError(f"block_table: row {row} has no block: {has}")
+            slots.append(table[entry] * block_size + place)
+    return slots
 
 
-def _keys_and_values(kv_caches, block_size, kv_dim):
-    single = hasattr(kv_caches, "shape")
-    keys, values = [], []
-    for index, layer in enumerate([kv_caches] if single else kv_caches):
-        key, value = _split(f"kv_caches[{index}]", layer, block_size, kv_dim)
-        keys.append(key)
-        values.append(value)
+@dataclass(frozen=True)
+class _Shape:
+    """What a caller says of the caches' shape."""
+
+    block_size: int
+    kv_dim: int | None
+    layout: _Layout | None
+    head_size: int | None
+
+    def __post_init__(self) -> None:
+        if self.layout not in (None, "NHD", "HND"):
+            raise ValueError(f"layout: there is no {self.layout!r}, only 'NHD' and 'HND'")
+
+
+def _keys_and_values(kv_caches: Any, said: _Shape) -> tuple[list[Any], list[Any] | None]:
+    if kv_caches is None or isinstance(kv_caches, Mapping):
+        raise TypeError(
+            f"kv_caches: it must be a list of the layers' caches, in the model's order, not a {type(kv_caches).__name__}"
+        )
+    caches = [kv_caches] if hasattr(kv_caches, "shape") else kv_caches
+    pairs = [_split(f"kv_caches[{index}]", layer, said) for index, layer in enumerate(caches)]
+    keys, values = [key for key, _ in pairs], [value for _, value in pairs]
     if all(value is None for value in values):
         return keys, None
     if any(value is None for value in values):
@@ -90,23 +131,20 @@ def _keys_and_values(kv_caches, block_size, kv_dim):
     return keys, values
 
 
-def _split(name, layer, block_size, kv_dim):
-    key, value = _parts(name, layer, kv_dim)
-    for part in (key, value):
-        if part is not None and (len(part.shape) != 4 or part.shape[1] != block_size):
-            shape = tuple(part.shape)
-            raise ValueError(f"{name}: keys or values of {shape} are not [blocks, {block_size}, heads, head_size]")
-    return key, value
-
-
-def _parts(name, layer, kv_dim):
+def _split(name: str, layer: Any, said: _Shape) -> tuple[Any, Any]:
+    """Keys and values as ``[blocks, block_size, heads, head_size]``, which they are views of; no values: ``None``."""
     if isinstance(layer, (list, tuple)) and len(layer) == 2:
-        return tuple(layer)
+        return _rows_first(name, layer[0], said), _rows_first(name, layer[1], said)
+    if not hasattr(layer, "shape"):
+        raise TypeError(f"{name}: {type(layer).__name__} is no tensor")
     shape = tuple(layer.shape)
     if len(shape) == 3:
-        return layer[:, :, None], None
+        return _rows_first(name, layer[:, :, None], replace(said, layout="NHD")), None
+    if len(shape) == 4:
+        return _packed(name, layer, said)
     if len(shape) != 5:
         raise ValueError(f"{name}: its shape {shape} is none of vLLM's")
+    kv_dim = said.kv_dim
     if kv_dim is None:
         axes = [axis for axis in (0, 1) if shape[axis] == 2]
         if len(axes) != 1:
@@ -114,4 +152,30 @@ def _parts(name, layer, kv_dim):
         kv_dim = axes[0]
     if kv_dim not in (0, 1) or shape[kv_dim] != 2:
         raise ValueError(f"kv_dim: axis {kv_dim} of {shape} is not that of keys and values")
-    return (layer[0], layer[1]) if kv_dim == 0 else (layer[:, 0], layer[:, 1])
+    key, value = (layer[0], layer[1]) if kv_dim == 0 else (layer[:, 0], layer[:, 1])
+    return _rows_first(name, key, said), _rows_first(name, value, said)
+
+
+def _packed(name: str, layer: Any, said: _Shape) -> tuple[Any, Any]:
+    """Of ``[blocks, heads, block_size, 2 * head_size]``."""
+    shape = tuple(layer.shape)
+    width = shape[3] // 2 if said.head_size is None else said.head_size
+    if said.layout == "NHD" or shape[2] != said.block_size:
+        raise ValueError(f"{name}: its shape {shape} is not [blocks, heads, {said.block_size}, 2 * head_size]")
+    if said.head_size is None and shape[3] % 2 or not 0 < width < shape[3]:
+        raise ValueError(f"{name}: {shape[3]} numbers are not a key and a value: pass `head_size`, that of a key")
+    rows_first = layer.transpose(1, 2)
+    return rows_first[..., :width], rows_first[..., width:]
+
+
+def _rows_first(name: str, part: Any, said: _Shape) -> Any:
+    shape = tuple(part.shape)
+    if len(shape) == 4:
+        found = [layout for layout, axis in (("NHD", 1), ("HND", 2)) if shape[axis] == said.block_size]
+        if said.layout is None and len(found) == 2:
+            raise ValueError(f"{name}: {shape} has as many heads as rows in a block: pass `layout`")
+        layout = said.layout or "".join(found)
+        if layout in found:
+            return part if layout == "NHD" else part.transpose(1, 2)
+    order = {"NHD": f"{said.block_size}, heads", "HND": f"heads, {said.block_size}", None: f"{said.block_size}, heads"}
+    raise ValueError(f"{name}: keys or values of {shape} are not [blocks, {order[said.layout]}, head_size]")
