@@ -282,7 +282,7 @@ fn apart(
 }
 
 /// Whether two layouts differ in their tables at most, so that different blocks share no element.
-fn same_lattice(a: &KeyLayout<'_>, b: &KeyLayout<'_>) -> bool {
+pub(crate) fn same_lattice(a: &KeyLayout<'_>, b: &KeyLayout<'_>) -> bool {
     KeyLayout { table: None, ..*a } == KeyLayout { table: None, ..*b }
 }
 

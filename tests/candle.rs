@@ -4,8 +4,8 @@
 use candle_core::{DType, Device, Result, Tensor, WithDType};
 use half::{bf16, f16};
 use pie_rope::{
-    Candle, CandleLayer, Cpu, Edit, Element, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan,
-    Rope, Rotations,
+    CacheLayout, Candle, CandleLayer, Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef,
+    ModelRope, Pairing, Plan, Rope, Rotations,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -722,6 +722,314 @@ fn one_source_serves_several_destinations() {
     assert!(elements::<f32>(&one).iter().any(|&key| key != 1.0));
 }
 
+/// How pages, packs and slots lie in tensors that have been told nothing of it. Forty rows and more by each table.
+struct Pool {
+    name: &'static str,
+    /// Elements of a tensor.
+    len: usize,
+    layout: CacheLayout<'static>,
+    /// Keys and values in one tensor; else in two, or, if the layout has no values, in none.
+    together: bool,
+    tables: [&'static [u32]; 2],
+}
+
+const BLOCK: usize = 4;
+const BLOCKS: usize = 24;
+const BLOCK_TABLES: [&[u32]; 2] = [
+    &[7, 2, 23, 0, 11, 5, 6, 9, 10, 3],
+    &[1, 22, 4, 8, 21, 20, 12, 19, 13, 14],
+];
+
+fn pools(element: ElementType) -> Vec<Pool> {
+    let pages = BLOCKS * BLOCK * HEADS * DIM;
+    let twice = |layout| CacheLayout::new(layout, layout);
+    let pool = |name, layout| Pool {
+        name,
+        len: pages,
+        layout,
+        together: false,
+        tables: BLOCK_TABLES,
+    };
+    vec![
+        pool(
+            "keys and values in packs, as mistral.rs",
+            CacheLayout::new(
+                KeyLayout::x_packed(element, [BLOCKS, HEADS, DIM / 8, BLOCK, 8]),
+                KeyLayout::x_packed(element, [BLOCKS, HEADS, DIM, BLOCK, 1]),
+            ),
+        ),
+        pool(
+            "nhd",
+            twice(KeyLayout::nhd(element, [BLOCKS, BLOCK, HEADS, DIM])),
+        ),
+        pool(
+            "hnd",
+            twice(KeyLayout::hnd(element, [BLOCKS, HEADS, BLOCK, DIM])),
+        ),
+        Pool {
+            len: 2 * pages,
+            together: true,
+            ..pool(
+                "both in one tensor",
+                KeyLayout::packed_nhd(element, [BLOCKS, BLOCK, HEADS, DIM]),
+            )
+        },
+        Pool {
+            len: BLOCKS * BLOCK * DIM,
+            ..pool(
+                "latent rows",
+                CacheLayout::keys_only(KeyLayout::nhd(element, [BLOCKS, BLOCK, 1, DIM])),
+            )
+        },
+        Pool {
+            tables: [
+                const { &slots(0) },
+                // From the end, and never the others' own.
+                const { &slots(1) },
+            ],
+            ..pool(
+                "slots",
+                twice(KeyLayout::slots(element, [BLOCKS * BLOCK, HEADS, DIM])),
+            )
+        },
+    ]
+}
+
+const fn slots(end: u32) -> [u32; 40] {
+    let mut slots = [0; 40];
+    let mut row = 0;
+    while row < 40 {
+        slots[row] = if end == 0 {
+            2 * row as u32
+        } else {
+            95 - 2 * row as u32
+        };
+        row += 1;
+    }
+    slots
+}
+
+/// Two layers' tensors, each a part of a longer one, and what is in those.
+struct Pages<T> {
+    whole: Vec<Tensor>,
+    parts: Vec<Tensor>,
+    bits: Vec<Vec<T>>,
+}
+
+/// Elements before a part, and behind it.
+const GUARD: usize = 37;
+
+impl<T: Element + WithDType> Pages<T> {
+    fn new(pool: &Pool, device: &Device, random: &mut SmallRng) -> Pages<T> {
+        let tensors = if pool.together || pool.layout.values.is_none() {
+            2
+        } else {
+            4
+        };
+        let bits: Vec<Vec<T>> = (0..tensors)
+            .map(|_| noise(pool.len + 2 * GUARD, random))
+            .collect();
+        let whole: Vec<Tensor> = bits
+            .iter()
+            .map(|bits| Tensor::from_slice(bits, bits.len(), device).unwrap())
+            .collect();
+        let part = |whole: &Tensor| whole.narrow(0, GUARD, pool.len).unwrap();
+        Pages {
+            parts: whole.iter().map(part).collect(),
+            whole,
+            bits,
+        }
+    }
+
+    fn layers<'a>(&'a self, pool: &Pool, layout: &'a CacheLayout<'a>) -> Vec<CandleLayer<'a>> {
+        let layer = |tensors: &'a [Tensor]| {
+            let values = match pool.layout.values {
+                None => None,
+                Some(_) => tensors.last(),
+            };
+            CandleLayer::with_layout(&tensors[0], values, layout)
+        };
+        self.parts.chunks(self.parts.len() / 2).map(layer).collect()
+    }
+
+    /// The same bits as slices.
+    fn slices(&mut self, pool: &Pool) -> Vec<Layer<'_, T>> {
+        let per_layer = self.bits.len() / 2;
+        let layers = self.bits.chunks_mut(per_layer).map(|bits| {
+            let mut parts = bits
+                .iter_mut()
+                .map(|bits| &mut bits[GUARD..GUARD + pool.len]);
+            let keys = parts.next().unwrap();
+            match parts.next() {
+                Some(values) => Layer::new(keys, values),
+                None if pool.together => Layer::packed(keys),
+                None => Layer::keys_only(keys),
+            }
+        });
+        layers.collect()
+    }
+
+    /// Likewise, to copy from.
+    fn sources(&self, pool: &Pool) -> Vec<LayerRef<'_, T>> {
+        let per_layer = self.bits.len() / 2;
+        let layers = self.bits.chunks(per_layer).map(|bits| {
+            let values = match pool.layout.values {
+                None => None,
+                Some(_) => bits.last().map(|bits| &bits[GUARD..GUARD + pool.len]),
+            };
+            LayerRef {
+                keys: &bits[0][GUARD..GUARD + pool.len],
+                values,
+            }
+        });
+        layers.collect()
+    }
+
+    #[track_caller]
+    fn agree(&self, pool: &Pool, verb: &str) {
+        for (tensor, bits) in self.whole.iter().zip(&self.bits) {
+            assert!(
+                bytes(&elements::<T>(tensor)) == bytes(bits),
+                "{}: {verb}",
+                pool.name
+            );
+        }
+    }
+}
+
+fn every_pool<T: Element + WithDType>(device: &Device) {
+    let mut random = random();
+    let (candle, cpu) = (Candle::new(), Cpu::new());
+    for pool in pools(T::TYPE) {
+        let rope = Rope::from_theta(10_000.0, DIM / 2).unwrap().with_offset(4);
+        let edits = [Edit::replace(3..5, 6), Edit::delete(20..24)];
+        let plan = Plan::from_edits(34, &edits).unwrap();
+        let rotations = Rotations::new(&plan, &rope).unwrap();
+        let [here, there] = pool.tables.map(|table| pool.layout.with_table(table));
+        let mut pages = Pages::<T>::new(&pool, device, &mut random);
+
+        candle
+            .copy(
+                &rotations,
+                &pages.layers(&pool, &here),
+                &pages.layers(&pool, &there),
+            )
+            .unwrap();
+        let mut slices = pages.slices(&pool);
+        cpu.copy_within(&rotations, here, there, &mut slices)
+            .unwrap();
+        pages.agree(&pool, "copy from blocks to others");
+
+        candle
+            .splice(&rotations, &pages.layers(&pool, &here))
+            .unwrap();
+        let mut slices = pages.slices(&pool);
+        cpu.splice(&rotations, here, &mut slices).unwrap();
+        pages.agree(&pool, "splice");
+
+        candle
+            .rotate(&rotations, &pages.layers(&pool, &there))
+            .unwrap();
+        let mut slices = pages.slices(&pool);
+        cpu.rotate(&rotations, there, &mut slices).unwrap();
+        pages.agree(&pool, "rotate");
+
+        let mut other = Pages::<T>::new(&pool, device, &mut random);
+        candle
+            .copy(
+                &rotations,
+                &pages.layers(&pool, &here),
+                &other.layers(&pool, &there),
+            )
+            .unwrap();
+        let mut slices = other.slices(&pool);
+        cpu.copy(&rotations, here, &pages.sources(&pool), there, &mut slices)
+            .unwrap();
+        other.agree(&pool, "copy to another pool");
+        pages.agree(&pool, "copy from this pool");
+    }
+}
+
+#[test]
+fn every_pool_in_every_type() {
+    every_pool::<f32>(&Device::Cpu);
+    every_pool::<f16>(&Device::Cpu);
+    every_pool::<bf16>(&Device::Cpu);
+}
+
+#[test]
+fn layouts_that_do_not_fit_are_refused() {
+    let pages = KeyLayout::nhd(ElementType::F32, [ROWS / BLOCK, BLOCK, HEADS, DIM]);
+    let splice = |t: &[[Tensor; 2]], layout: CacheLayout<'_>| {
+        let layers: Vec<_> = t
+            .iter()
+            .map(|[keys, values]| CandleLayer::with_layout(keys, Some(values), &layout))
+            .collect();
+        Candle::new().splice(&sound(), &layers)
+    };
+    let both = CacheLayout::new(pages, pages);
+    refused(
+        "keys: block table entry 2 is 10, there are 10 blocks",
+        |t| splice(t, both.with_table(&[0, 1, 10, 3, 4, 5])),
+    );
+    refused("block 1 is there twice", |t| {
+        splice(t, both.with_table(&[0, 1, 2, 1, 4, 5]))
+    });
+    refused("keys: the plan needs 22 rows, the layout has 20", |t| {
+        splice(t, both.with_table(&[0, 1, 2, 3, 4]))
+    });
+    refused("layer 0 has values, but its layout does not say", |t| {
+        splice(t, CacheLayout::keys_only(pages))
+    });
+    refused("layer 0: keys are f32, their layout is of f16", |t| {
+        let other = KeyLayout::nhd(ElementType::F16, [ROWS / BLOCK, BLOCK, HEADS, DIM]);
+        splice(t, CacheLayout::new(other, other))
+    });
+    refused(
+        "layer 0, keys: it needs a buffer of 2112 elements, this one has 1920",
+        |t| {
+            let longer = KeyLayout::nhd(ElementType::F32, [ROWS / BLOCK + 1, BLOCK, HEADS, DIM]);
+            splice(t, CacheLayout::new(longer, longer))
+        },
+    );
+    refused("layer 0: keys are [1, 40, 3, 16] by strides", |t| {
+        let turned = |tensor: &Tensor| tensor.transpose(1, 2);
+        let turned = [turned(&t[0][0])?, turned(&t[0][1])?];
+        splice(&[turned], both)
+    });
+    refused(
+        "a block is among those to copy from and those to copy to",
+        |t| {
+            let (from, to) = (
+                both.with_table(&[0, 1, 2, 3, 4]),
+                both.with_table(&[9, 8, 7, 6, 5, 4]),
+            );
+            let layer = |layout| [CandleLayer::with_layout(&t[0][0], Some(&t[0][1]), layout)];
+            Candle::new().copy(&sound(), &layer(&from), &layer(&to))
+        },
+    );
+    // One tensor for two layers, and keys where other values are.
+    refused("views of one memory", |t| {
+        splice(&[t[0].clone(), t[0].clone()], both)
+    });
+    refused("views of one memory", |t| {
+        let swapped = [t[0][1].clone(), t[0][0].clone()];
+        let (from, to) = (
+            both.with_table(&[0, 1, 2, 3, 4]),
+            both.with_table(&[9, 8, 7, 6, 5, 4]),
+        );
+        Candle::new().copy(
+            &sound(),
+            &[CandleLayer::with_layout(&t[0][0], Some(&t[0][1]), &from)],
+            &[CandleLayer::with_layout(
+                &swapped[0],
+                Some(&swapped[1]),
+                &to,
+            )],
+        )
+    });
+}
+
 /// The same on an NVIDIA GPU, or on the emulator of one: `scripts/candle` runs it there.
 #[cfg(feature = "candle-cuda")]
 mod cuda {
@@ -743,6 +1051,13 @@ mod cuda {
         every_copy::<f32>(&device());
         every_copy::<f16>(&device());
         every_copy::<bf16>(&device());
+    }
+
+    #[test]
+    fn every_pool_in_every_type() {
+        every_pool::<f32>(&device());
+        every_pool::<f16>(&device());
+        every_pool::<bf16>(&device());
     }
 
     /// Every row has an angle of its own: more than the parameters of a launch hold.

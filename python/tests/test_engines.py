@@ -175,6 +175,7 @@ def test_vllm_refuses_shapes_that_do_not_tell(random):
     rotations = Rotations(PLAN, ROPE)
     with pytest.raises(ValueError, match="pass `kv_dim`"):
         vllm.splice(torch.zeros(2, 2, BLOCK, HEADS, DIM), [0, 1], rotations, block_size=BLOCK)
+
     def refused(shape, text, error=ValueError, **options):
         with pytest.raises(error, match=text):
             cache = torch.zeros(shape) if isinstance(shape, tuple) else shape

@@ -41,6 +41,9 @@ use view::{End, View};
 /// several layers, if they have no element in common. All keys of a call have one shape and one set of strides, as
 /// have all values; layers that lie otherwise take a call of their own, with [`Rotations::select`].
 ///
+/// Three dimensions are always `[heads, seq, dim]`. Pages, with block tables or without, take
+/// [`CandleLayer::with_layout`]: those of latent attention, `[blocks, block, dim]`, too.
+///
 /// A tensor is changed for all who share its memory, clones and views, as by candle's own `slice_set`; gradients do
 /// not see it.
 ///
@@ -69,6 +72,8 @@ pub struct Candle {
 pub struct CandleLayer<'a> {
     keys: &'a Tensor,
     values: Option<&'a Tensor>,
+    /// `None`: as their shapes and strides say.
+    layout: Option<&'a CacheLayout<'a>>,
 }
 
 impl<'a> CandleLayer<'a> {
@@ -77,12 +82,55 @@ impl<'a> CandleLayer<'a> {
         CandleLayer {
             keys,
             values: Some(values),
+            layout: None,
         }
     }
 
     /// Keys alone: for `rotate`, and for caches that have no values, as in MLA.
     pub fn keys_only(keys: &'a Tensor) -> Self {
-        CandleLayer { keys, values: None }
+        CandleLayer {
+            keys,
+            values: None,
+            layout: None,
+        }
+    }
+
+    /// Keys and values that lie in the elements of their tensors as `layout` says, whatever shape these have: pages with
+    /// a block table, slots, packs. Offsets count from a tensor's first element; both may be one tensor.
+    ///
+    /// The tensors must be contiguous, as whole ones are, and views along their first axis.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use pie_rope::{Candle, CandleLayer, Edit, ElementType, KeyLayout, CacheLayout, Plan, Rope, Rotations};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// // As mistral.rs pages: keys [blocks, heads, dim / x, block, x], values [blocks, heads, dim, block].
+    /// let (blocks, heads, dim, block, x) = (12, 2, 64, 16, 8);
+    /// let keys = Tensor::ones((blocks, heads, dim / x, block, x), DType::F16, &Device::Cpu)?;
+    /// let values = Tensor::ones((blocks, heads, dim, block), DType::F16, &Device::Cpu)?;
+    /// let layout = CacheLayout::new(
+    ///     KeyLayout::x_packed(ElementType::F16, [blocks, heads, dim / x, block, x]),
+    ///     KeyLayout::x_packed(ElementType::F16, [blocks, heads, dim, block, 1]),
+    /// );
+    /// // The blocks of one sequence of 40 tokens, before 3 are inserted.
+    /// let layout = layout.with_table(&[7, 2, 11]);
+    /// let plan = Plan::from_edits(40, &[Edit::insert(4, 3)])?;
+    /// let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, dim)?)?;
+    /// Candle::new().splice(&rotations, &[CandleLayer::with_layout(&keys, Some(&values), &layout)])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_layout(
+        keys: &'a Tensor,
+        values: Option<&'a Tensor>,
+        layout: &'a CacheLayout<'a>,
+    ) -> Self {
+        CandleLayer {
+            keys,
+            values,
+            layout: Some(layout),
+        }
     }
 }
 
@@ -156,7 +204,8 @@ impl Candle {
             let (src, dst) = (from.raw(memory)?, to.raw(memory)?);
             let (src, dst) = ((&from.layout, &*src), (&to.layout, &*dst));
             match device {
-                // SAFETY: as in `in_place`, `storages` having seen that no written element is another's.
+                // SAFETY: as in `in_place`, `storages` having seen that no written element is another's, but for blocks
+                // of one tensor, which the verb holds apart itself where both ends of a layer are the same buffers.
                 Device::Cpu => unsafe { self.cpu.copy_raw(rotations, src, dst) },
                 // SAFETY: likewise.
                 other => unsafe { self.copy_there(other, rotations, src, dst) },
@@ -277,7 +326,8 @@ fn one_device<'a>(ends: &[&End<'a>]) -> Result<&'a Device> {
 }
 
 /// The memory that ends lie in, each once, in the order of candle's locks, if no element that is written to is
-/// another's as well. The `bool` says whether an end is written to.
+/// another's as well, but for a copy from blocks to others of one tensor, which the verb sees to. The `bool` says
+/// whether an end is written to.
 fn storages<'a>(ends: &[(&End<'a>, bool)]) -> Result<Vec<Storage<'a>>> {
     let views = ends
         .iter()
@@ -293,7 +343,10 @@ fn storages<'a>(ends: &[(&End<'a>, bool)]) -> Result<Vec<Storage<'a>>> {
             .iter()
             .take_while(|(other, _)| other.storage == view.storage && other.start < end);
         for &(other, other_written) in near {
-            if (written || other_written) && !placed.is_disjoint(&other.placed()) {
+            if (written || other_written)
+                && !placed.is_disjoint(&other.placed())
+                && !view.other_blocks_of(other)
+            {
                 return Err(Error::Argument {
                     argument: other.argument,
                     problem: format!(

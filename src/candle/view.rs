@@ -3,11 +3,11 @@
 use candle_core::{DType, Tensor};
 
 use super::CandleLayer;
-use crate::{Axis, CacheLayout, ElementType, Error, KeyLayout, Result, Strides};
+use crate::{Axis, CacheLayout, ElementType, Error, KeyLayout, Result, Strides, check};
 
 /// The layers at one end of a call, which lie alike.
 pub(super) struct End<'a> {
-    pub(super) layout: CacheLayout<'static>,
+    pub(super) layout: CacheLayout<'a>,
     pub(super) layers: Vec<(View<'a>, Option<View<'a>>)>,
 }
 
@@ -19,10 +19,27 @@ impl<'a> End<'a> {
         values: bool,
     ) -> Result<Option<Self>> {
         let views = layers.iter().enumerate().map(|(layer, given)| {
-            let view = |part, tensor| View::new(argument, layer, part, tensor);
-            let values = given.values.filter(|_| values);
-            let values = values.map(|values| view("values", values));
-            Ok((view("keys", given.keys)?, values.transpose()?))
+            let view = |part, tensor, layout: Option<KeyLayout<'a>>| match layout {
+                Some(layout) => View::laid_out(argument, layer, part, tensor, layout),
+                None => View::of_shape(argument, layer, part, tensor),
+            };
+            let keys = view("keys", given.keys, given.layout.map(|layout| layout.keys))?;
+            let Some(values) = given.values.filter(|_| values) else {
+                return Ok((keys, None));
+            };
+            let layout = match given.layout {
+                None => None,
+                Some(CacheLayout { values: None, .. }) => {
+                    return Err(Error::Argument {
+                        argument,
+                        problem: format!(
+                            "layer {layer} has values, but its layout does not say where they lie"
+                        ),
+                    });
+                }
+                Some(layout) => layout.values,
+            };
+            Ok((keys, Some(view("values", values, layout)?)))
         });
         let layers: Vec<(View<'a>, Option<View<'a>>)> = views.collect::<Result<_>>()?;
         let Some((keys, _)) = layers.first() else {
@@ -56,7 +73,7 @@ pub(super) struct View<'a> {
     pub(super) part: &'static str,
     pub(super) tensor: &'a Tensor,
     /// From its own first element on.
-    pub(super) layout: KeyLayout<'static>,
+    pub(super) layout: KeyLayout<'a>,
     /// That element's place in its memory.
     pub(super) start: usize,
     /// Which memory: the same number for all tensors that share it.
@@ -64,7 +81,8 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(
+    /// A tensor that lies as its shape and strides say.
+    fn of_shape(
         argument: &'static str,
         layer: usize,
         part: &'static str,
@@ -74,15 +92,7 @@ impl<'a> View<'a> {
             argument,
             problem: format!("layer {layer}: {part} {problem}"),
         };
-        let element = match tensor.dtype() {
-            DType::F32 => ElementType::F32,
-            DType::F16 => ElementType::F16,
-            DType::BF16 => ElementType::BF16,
-            other => {
-                let other = other.as_str();
-                return Err(refuse(format!("are {other}, not f32, f16 or bf16")));
-            }
-        };
+        let element = element(tensor).map_err(refuse)?;
         let axes = tensor.dims().iter().zip(tensor.stride());
         // An axis of one index takes no steps, so how long they would be is no difference.
         let axes = axes.map(|(&len, &stride)| Axis::new(len, if len > 1 { stride } else { 0 }));
@@ -126,7 +136,46 @@ impl<'a> View<'a> {
             },
         );
         // Whether the memory is long enough is checked when it is there.
-        layout.check(usize::MAX).map_err(|error| match error {
+        Self::checked(argument, layer, part, tensor, layout, usize::MAX)
+    }
+
+    /// A tensor in whose elements, one behind the other, rows lie as `layout` says.
+    fn laid_out(
+        argument: &'static str,
+        layer: usize,
+        part: &'static str,
+        tensor: &'a Tensor,
+        layout: KeyLayout<'a>,
+    ) -> Result<Self> {
+        let refuse = |problem: String| Error::Argument {
+            argument,
+            problem: format!("layer {layer}: {part} {problem}"),
+        };
+        let element = element(tensor).map_err(refuse)?;
+        if element != layout.element() {
+            let problem = format!("are {element}, their layout is of {}", layout.element());
+            return Err(refuse(problem));
+        }
+        if !tensor.is_contiguous() {
+            return Err(refuse(format!(
+                "are {:?} by strides {:?}, which a layout of one's own cannot describe; it is for contiguous tensors",
+                tensor.dims(),
+                tensor.stride()
+            )));
+        }
+        Self::checked(argument, layer, part, tensor, layout, tensor.elem_count())
+    }
+
+    /// If `len` elements suffice.
+    fn checked(
+        argument: &'static str,
+        layer: usize,
+        part: &'static str,
+        tensor: &'a Tensor,
+        layout: KeyLayout<'a>,
+        len: usize,
+    ) -> Result<Self> {
+        layout.check(len).map_err(|error| match error {
             Error::Layout(problem) => Error::Layout(format!("layer {layer}, {part}: {problem}")),
             other => other,
         })?;
@@ -142,9 +191,23 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The layout from the start of the memory on.
+    /// Every element that it may name, whatever its table says, from the start of the memory on.
     pub(super) fn placed(&self) -> KeyLayout<'static> {
-        self.layout.with_offset(self.start)
+        KeyLayout {
+            table: None,
+            ..self.layout
+        }
+        .with_offset(self.start)
+    }
+
+    /// Whether the two are one tensor seen through block tables, and alike but for these: whether a copy's rows are apart
+    /// is then for the verb to see, which knows them.
+    pub(super) fn other_blocks_of(&self, other: &View<'_>) -> bool {
+        self.argument != other.argument
+            && self.layout.table.is_some()
+            && (self.layer, self.part) == (other.layer, other.part)
+            && (self.storage, self.start) == (other.storage, other.start)
+            && check::same_lattice(&self.layout, &other.layout)
     }
 
     /// Whether it has no elements, and no part in the call but its shape.
@@ -186,5 +249,15 @@ impl<'a> View<'a> {
             lies(first),
             first.layer
         )))
+    }
+}
+
+/// The type of a tensor's numbers, if there are kernels for it.
+fn element(tensor: &Tensor) -> Result<ElementType, String> {
+    match tensor.dtype() {
+        DType::F32 => Ok(ElementType::F32),
+        DType::F16 => Ok(ElementType::F16),
+        DType::BF16 => Ok(ElementType::BF16),
+        other => Err(format!("are {}, not f32, f16 or bf16", other.as_str())),
     }
 }

@@ -53,9 +53,10 @@ def splice(
     """Moves the rows of one request inside its blocks, in every layer, and turns keys on the way.
 
     ``kv_caches`` is a list with each layer's cache, in the model's order, or one layer's. ``block_table`` must have
-    blocks for the longer of the old and the new sequence: allocate before an insertion, free after a deletion. Where
-    a shape does not tell: ``kv_dim`` is the axis of keys and values, 0 or 1; ``layout`` says what comes first behind it
-    and the blocks, rows (``"NHD"``) or heads (``"HND"``); ``head_size`` is that of a key, where its value is of another.
+    blocks for the longer of the old and the new sequence: allocate before an insertion, free after a deletion.
+
+    Where a shape does not tell: ``kv_dim`` is the axis of keys and values, 0 or 1; ``layout`` says what comes first
+    in a block, rows (``"NHD"``) or heads (``"HND"``); ``head_size`` is that of a key whose value has another.
     """
     keys, values = _keys_and_values(kv_caches, _Shape(block_size, kv_dim, layout, head_size))
     block_table = _tables.as_list("block_table", block_table)
@@ -78,8 +79,8 @@ def copy(
     """Copies the rows of one request to the blocks of ``new_block_table``, in every layer, and turns keys on the way.
 
     Leading blocks that both tables have stay shared: their rows are not copied. All others are, whether they turn or
-    not. A shared block with rows that the edit changes, or that are to be encoded, is refused, and so is one behind a block
-    that differs. For ``kv_dim``, ``layout`` and ``head_size`` see :func:`splice`.
+    not. A shared block with rows that the edit changes, or that are to be encoded, is refused, and so is one behind a
+    block that differs. For ``kv_dim``, ``layout`` and ``head_size`` see :func:`splice`.
     """
     keys, values = _keys_and_values(kv_caches, _Shape(block_size, kv_dim, layout, head_size))
     tables = ("block_table", block_table), ("new_block_table", new_block_table)
@@ -118,9 +119,8 @@ class _Shape:
 
 def _keys_and_values(kv_caches: Any, said: _Shape) -> tuple[list[Any], list[Any] | None]:
     if kv_caches is None or isinstance(kv_caches, Mapping):
-        raise TypeError(
-            f"kv_caches: it must be a list of the layers' caches, in the model's order, not a {type(kv_caches).__name__}"
-        )
+        given = type(kv_caches).__name__
+        raise TypeError(f"kv_caches: it must be a list of the layers' caches, in the model's order, not a {given}")
     caches = [kv_caches] if hasattr(kv_caches, "shape") else kv_caches
     pairs = [_split(f"kv_caches[{index}]", layer, said) for index, layer in enumerate(caches)]
     keys, values = [key for key, _ in pairs], [value for _, value in pairs]
