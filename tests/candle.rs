@@ -573,7 +573,7 @@ fn other_types_and_shapes_are_refused() {
         "layout: layer 1, values: it has 0 heads of 16 dimensions",
         |t| second(&t[0], &t[1][0], &t[1][1].narrow(1, 0, 0)?),
     );
-    refused("layout: layer 1, keys: rows overlap", |t| {
+    refused("layer 1: keys have all 40 rows in one place", |t| {
         second(
             &t[0],
             &t[1][0]
@@ -582,7 +582,16 @@ fn other_types_and_shapes_are_refused() {
             &t[1][1],
         )
     });
-    refused("layer 1: keys have all dimensions in one place", |t| {
+    refused("layer 1: values have all 3 heads in one place", |t| {
+        second(
+            &t[0],
+            &t[1][0],
+            &t[1][1]
+                .narrow(1, 0, 1)?
+                .broadcast_as((1, HEADS, ROWS, DIM))?,
+        )
+    });
+    refused("layer 1: keys have all 16 dimensions in one place", |t| {
         second(
             &t[0],
             &t[1][0]
@@ -1006,6 +1015,33 @@ fn layouts_that_do_not_fit_are_refused() {
             );
             let layer = |layout| [CandleLayer::with_layout(&t[0][0], Some(&t[0][1]), layout)];
             Candle::new().copy(&sound(), &layer(&from), &layer(&to))
+        },
+    );
+    // Keys that would go and leave their values behind, in the same tensor.
+    refused(
+        "layer 0 has no values, but its layout says where they lie",
+        |t| {
+            let packed =
+                KeyLayout::packed_nhd(ElementType::F32, [ROWS / BLOCK / 2, BLOCK, HEADS, DIM]);
+            let packed = packed.with_table(&[4, 0, 3, 1, 2]);
+            let plan = Plan::from_edits(16, &[Edit::insert(4, 2)])?;
+            let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, DIM)?)?;
+            let layer = CandleLayer::with_layout(&t[0][0], None, &packed);
+            Candle::new().splice(&rotations, &[layer])
+        },
+    );
+    refused(
+        "layer 1, keys: its layout, or block table, is not that of layer 0",
+        |t| {
+            let (one, other) = (
+                both.with_table(&[0, 1, 2, 3, 4, 5]),
+                both.with_table(&[0, 1, 2, 3, 4, 6]),
+            );
+            let layers = [
+                CandleLayer::with_layout(&t[0][0], Some(&t[0][1]), &one),
+                CandleLayer::with_layout(&t[1][0], Some(&t[1][1]), &other),
+            ];
+            Candle::new().splice(&sound(), &layers)
         },
     );
     // One tensor for two layers, and keys where other values are.

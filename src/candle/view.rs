@@ -24,22 +24,21 @@ impl<'a> End<'a> {
                 None => View::of_shape(argument, layer, part, tensor),
             };
             let keys = view("keys", given.keys, given.layout.map(|layout| layout.keys))?;
-            let Some(values) = given.values.filter(|_| values) else {
-                return Ok((keys, None));
+            let mismatch = |has: &str| Error::Argument {
+                argument,
+                problem: format!("layer {layer} has {has}"),
             };
-            let layout = match given.layout {
-                None => None,
-                Some(CacheLayout { values: None, .. }) => {
-                    return Err(Error::Argument {
-                        argument,
-                        problem: format!(
-                            "layer {layer} has values, but its layout does not say where they lie"
-                        ),
-                    });
-                }
-                Some(layout) => layout.values,
-            };
-            Ok((keys, Some(view("values", values, layout)?)))
+            let place = given.layout.map(|layout| layout.values);
+            match (given.values.filter(|_| values), place) {
+                (None, Some(Some(_))) if values => Err(mismatch(
+                    "no values, but its layout says where they lie: they would stay behind",
+                )),
+                (None, _) => Ok((keys, None)),
+                (Some(_), Some(None)) => Err(mismatch(
+                    "values, but its layout does not say where they lie",
+                )),
+                (Some(values), place) => Ok((keys, Some(view("values", values, place.flatten())?))),
+            }
         });
         let layers: Vec<(View<'a>, Option<View<'a>>)> = views.collect::<Result<_>>()?;
         let Some((keys, _)) = layers.first() else {
@@ -116,10 +115,24 @@ impl<'a> View<'a> {
         } else {
             (batch, heads)
         };
+        let named = [
+            ("sequences", batch),
+            ("heads", heads),
+            ("rows", rows),
+            ("dimensions", dim),
+        ];
+        // Where there are no elements, none are in one place.
+        let expanded = named
+            .iter()
+            .find(|(_, axis)| axis.stride == 0 && axis.len > 1 && tensor.elem_count() > 0);
+        if let Some((name, axis)) = expanded {
+            return Err(refuse(format!(
+                "have all {} {name} in one place, as a tensor that has been expanded",
+                axis.len
+            )));
+        }
         let (packs, pack) = if dim.stride > 1 {
             (dim, 1)
-        } else if dim.stride == 0 && dim.len > 1 {
-            return Err(refuse("have all dimensions in one place".into()));
         } else {
             (Axis::new(1, 0), dim.len)
         };
@@ -240,14 +253,19 @@ impl<'a> View<'a> {
                 tensor.stride()
             )
         };
+        let (here, there) = (lies(self), lies(first));
+        // Tensors that look alike have been given layouts that are not, or tables.
+        let differs = if here == there {
+            format!(
+                "its layout, or block table, is not that of layer {}",
+                first.layer
+            )
+        } else {
+            format!("{here}, but {there} in layer {}", first.layer)
+        };
         Err(Error::Layout(format!(
-            "layer {}, {}: {}, but {} in layer {}; layers that lie otherwise take a call of their own \
-             (`Rotations::select`)",
-            self.layer,
-            self.part,
-            lies(self),
-            lies(first),
-            first.layer
+            "layer {}, {}: {differs}; layers that lie otherwise take a call of their own (`Rotations::select`)",
+            self.layer, self.part
         )))
     }
 }
