@@ -152,6 +152,19 @@ def test_shared_blocks_are_not_handed_out_to_new_rows(random, edit):
     vllm.copy(cache, table, apart, rotations, block_size=BLOCK)
 
 
+def test_a_shared_block_is_not_handed_out_to_new_rows_behind_one_that_is_not():
+    # Nothing is copied to the second block, where the verb would see it.
+    plan = Plan.from_edits(32, [Edit.replace(16, 32, 16)])
+    cache = torch.zeros(BLOCKS, HEADS, BLOCK, 2 * DIM)
+    with pytest.raises(ValueError, match="new_block_table: entry 1 is 2, which is shared, behind one that is not"):
+        vllm.copy(cache, [5, 2], [7, 2], Rotations(plan, ROPE), block_size=BLOCK)
+    with pytest.raises(ValueError, match="new_slots: entry 16 is 16, which is shared, behind one that is not"):
+        new_slots = [*range(40, 56), *range(16, 32)]
+        sglang.copy(torch.zeros(60, HEADS, DIM), None, range(32), new_slots, Rotations(plan, ROPE))
+    # Blocks behind those in use are padding.
+    vllm.copy(cache, [5, 2, 0, 9], [7, 9, 0, 0], Rotations(plan, ROPE), block_size=BLOCK)
+
+
 def test_a_table_that_has_no_block_for_a_row_has_no_slot_for_it():
     spans = Plan.from_edits(30, [Edit.insert(30, 3)]).new_spans
     assert vllm.slot_mapping([0, 5, 7], BLOCK, spans) == [16 * 5 + 14, 16 * 5 + 15, 16 * 7]
@@ -160,6 +173,9 @@ def test_a_table_that_has_no_block_for_a_row_has_no_slot_for_it():
             vllm.slot_mapping(table, BLOCK, spans)
     with pytest.raises(ValueError, match="block_size: it is 0"):
         vllm.slot_mapping([0, 5, 7], 0, spans)
+    for block_size in (None, 16.0):
+        with pytest.raises(TypeError, match=f"block_size: {block_size} is no integer"):
+            vllm.slot_mapping([0, 5, 7], block_size, spans)
     with pytest.raises(TypeError, match="block_table: it must be a flat sequence"):
         vllm.slot_mapping([[0, 5, 7]], BLOCK, spans)
 
@@ -240,6 +256,12 @@ def test_sglang_rotate_moves_nothing(random, element):
             sglang.edited_slots(slots, PLAN, wrong)
     with pytest.raises(ValueError, match="slots: the plan is for 70 rows, there are 9 slots"):
         sglang.edited_slots(slots[:9], PLAN, free)
+    with pytest.raises(ValueError, match="slots: a slot is there twice"):
+        sglang.edited_slots([*slots[:69], slots[0]], PLAN, free)
+    with pytest.raises(ValueError, match="slots: entry 69 is -1"):
+        sglang.edited_slots([*slots[:69], -1], PLAN, free)
+    with pytest.raises(ValueError, match="free: entry 1 is -1"):
+        sglang.edited_slots(slots, PLAN, [free[0], -1, *free[2:]])
 
 
 def test_sglang_splice_and_copy(random):

@@ -37,6 +37,12 @@ def copy(
     if shared > unchanged and not nothing:
         # Also where they are to be encoded, or free for what comes next: the engine would write them there.
         raise ValueError(f"{name}: its first {shared} rows are shared, and the edit changes rows from {unchanged} on")
+    # The verb looks at the rows that it writes, and the engine writes others: those to be encoded.
+    old_used, new_used = (-(-rows // block) for rows in (rotations.old_rows, rotations.new_rows))
+    theirs = set(old[:old_used])
+    for place in range(shared // block, min(new_used, len(new))):
+        if new[place] in theirs:
+            raise ValueError(f"{name}: entry {place} is {new[place]}, which is shared, behind one that is not")
     _native.copy(
         rotations.starting_at(shared), keys, keys, values, values, block_table=old, dst_block_table=new, **options
     )

@@ -5,7 +5,7 @@ A layer's ``k_buffer`` and ``v_buffer`` are ``[slots, heads, dim]``, one token a
 ``req_to_token``, as far as it is in use.
 
 Slots that other requests share (the radix cache) must not be edited in place: :func:`copy` brings the rows to slots of
-the request's own instead.
+the request's own instead. Layers with a sliding window, whose older slots the pool has taken back, cannot be edited.
 
 A worker that has some of the layers (pipeline parallel) takes ``rotations.select(layers)``; one that has some of the
 heads (tensor parallel) takes the rotations as they are.
@@ -39,8 +39,14 @@ def edited_slots(slots: Any, plan: Plan, free: Any) -> list[int]:
         raise ValueError(f"free: the edit opens {needed} rows, there are {len(free)} slots")
     if len(slots) < plan.old_rows:
         raise ValueError(f"slots: the plan is for {plan.old_rows} rows, there are {len(slots)} slots")
+    own = slots[: plan.old_rows]
     free = free[:needed]
-    if len({*slots[: plan.old_rows], *free}) < plan.old_rows + needed:
+    for name, given in (("slots", own), ("free", free)):
+        if min(given, default=0) < 0:
+            raise ValueError(f"{name}: entry {given.index(min(given))} is {min(given)}")
+    if len(set(own)) < len(own):
+        raise ValueError("slots: a slot is there twice")
+    if len({*own, *free}) < len(own) + needed:
         raise ValueError("free: a slot is there twice, or is one of the request's own")
     edited = [0] * plan.new_rows
     for span in plan.kept:

@@ -2,17 +2,23 @@
 
 A layer's ``kv_cache`` is, by version and attention backend:
 
-- ``[blocks, heads, block_size, 2 * head_size]``, each key with its value behind it (FlashAttention, Triton and the CPU
-  in recent versions, 0.28 to 0.30 among them);
-- ``[2, blocks, block_size, heads, head_size]`` (FlashAttention before);
-- ``[blocks, 2, block_size, heads, head_size]`` (FlashInfer, and Triton before), in memory also with heads before rows:
-  vLLM then hands out a permuted view of the same shape, and strides are all that matters here;
-- any of the last two with heads before rows in the shape, too: ``layout="HND"``, vLLM's name for it, has to be said
-  only where as many heads as rows make the shapes alike;
-- ``[blocks, block_size, head_size]`` for latent attention (MLA): 512 + 64 in DeepSeek-V3, no values;
+- ``[blocks, heads, block_size, 2 * head_size]``, each key with its value behind it (FlashAttention, FlashInfer and
+  Triton since about 0.26, vllm#44455);
+- ``[2, blocks, block_size, heads, head_size]`` (FlashAttention before 0.23);
+- ``[blocks, 2, block_size, heads, head_size]`` (FlashInfer and Triton before 0.26, FlashAttention from 0.23 on);
+- any of the last two with heads before rows in the shape, too;
+- ``[blocks, block_size, head_size]`` for latent attention (MLA): 512 + 64 in DeepSeek-V3, no values; of the
+  ``[blocks, 1, block_size, 512 + 64]`` that the runner keeps since about 0.28 (vllm#51718), pass ``cache[:, 0]``;
 - a pair ``(keys, values)``, each ``[blocks, block_size, heads, head_size]``, for any other that keeps both apart.
 
-A cache whose shape does not have ``block_size`` where these have it is refused.
+A cache whose shape does not have ``block_size`` where these have it is refused. ``layout`` has to be said only where as
+many heads as rows make two shapes alike: it is the order in the shape. vLLM's own setting of that name is the order in
+memory: it permutes strides, which are followed here, and leaves the shape. ``block_size`` is the caches' own, and the
+one that the worker's block table counts in: a backend may cut the blocks of the configuration in several.
+
+Two backends have these shapes, but keep keys in another order, which no shape tells: their caches **must not be given
+to this module**. ``CPU_ATTN`` transposes the keys of a block, or tiles them; ``ROCM_ATTN`` packs them, as the layout
+``"x_packed"`` of :func:`pie_rope.splice` does.
 
 Row ``r`` of a request is in block ``block_table[r // block_size]``: the request's row of vLLM's block table, a list or
 a tensor (of one on a GPU, the copy to the host is waited for; vLLM has its own there, too). Padding behind the blocks
@@ -23,7 +29,7 @@ Blocks that other requests share (prefix caching) must not be edited in place: :
 the request's own instead.
 
 A worker that has some of the layers (pipeline parallel) takes ``rotations.select(layers)``; one that has some of the
-heads (tensor parallel) takes the rotations as they are.
+heads (tensor parallel) takes the rotations as they are. Context parallelism deals out rows, and is not supported.
 """
 
 from collections.abc import Iterable, Mapping
@@ -91,6 +97,8 @@ def slot_mapping(block_table: Any, block_size: int, spans: Iterable[NewSpan]) ->
     """The slots of the rows that a plan opens (``plan.new_spans``), as vLLM's ``slot_mapping`` counts them: where the
     engine's own kernels write the keys and values that it encodes."""
     table, slots = _tables.as_list("block_table", block_table), []
+    if not hasattr(block_size, "__index__"):
+        raise TypeError(f"block_size: {block_size!r} is no integer")
     if block_size < 1:
         raise ValueError(f"block_size: it is {block_size}")
     for span in spans:
