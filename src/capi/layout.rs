@@ -227,18 +227,8 @@ pub unsafe extern "C" fn pie_rope_layout_transposed(
     // SAFETY: the caller vouches for as many bytes as `struct_size` says; `describe` checks that they are this version's.
     unsafe {
         describe(layout, element, |element| {
-            KeyLayout::strided(
-                element,
-                Strides {
-                    offset: 0,
-                    batch: Axis::new(1, 0),
-                    blocks: Axis::new(1, 0),
-                    rows: Axis::new(rows, 1),
-                    heads: Axis::new(heads, dim.saturating_mul(rows)),
-                    packs: Axis::new(dim, rows),
-                    pack: 1,
-                },
-            )
+            // Packs of one dimension.
+            KeyLayout::x_packed(element, [1, heads, dim, rows, 1])
         })
     }
 }
@@ -342,7 +332,7 @@ pub(super) unsafe fn dst_layout<'a>(
     keys: *const pie_rope_layout,
     values: *const pie_rope_layout,
 ) -> Result<CacheLayout<'a>> {
-    // SAFETY: passed on.
+    // SAFETY: the caller keeps the header's rules for layouts; `cache_layout` checks null and sizes.
     let dst = unsafe { cache_layout(("dst_keys", keys), ("dst_values", values)) }?;
     match (&src.values, &dst.values) {
         (Some(_), None) => refuse("dst_values", "it is null, and the cache has values"),

@@ -159,24 +159,14 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
     let make = || {
         // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
         let deltas = unsafe { sized_slice("deltas", deltas, deltas_len) }?;
-        let counted: Vec<i32>;
         let positions = if positions.is_null() {
-            let Ok(end) = i32::try_from(rows) else {
+            if i32::try_from(rows).is_err() {
                 return refuse("rows", format!("{rows} are more than there are positions"));
-            };
-            let mut all = Vec::new();
-            if all.try_reserve_exact(rows).is_err() {
-                return refuse(
-                    "rows",
-                    format!("there is no memory to count {rows} of them"),
-                );
             }
-            all.extend(0..end);
-            counted = all;
-            &counted
+            None
         } else {
             // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
-            unsafe { slice("positions", positions, rows) }?
+            Some(unsafe { slice("positions", positions, rows) }?)
         };
         let (mut old, mut new) = (Vec::new(), Vec::new());
         if old.try_reserve_exact(rows).is_err() || new.try_reserve_exact(rows).is_err() {
@@ -185,7 +175,8 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
                 format!("there is no memory to count {rows} of them"),
             );
         }
-        for (cell, &position) in positions.iter().enumerate() {
+        for cell in 0..rows {
+            let position = positions.map_or(cell as i32, |positions| positions[cell]);
             // Neither turned nor looked at, a cell may be anywhere.
             let (before, after) = match position {
                 ..0 => (0, 0),
