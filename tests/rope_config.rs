@@ -545,7 +545,11 @@ fn complaints_name_the_entry() {
             "rope_scaling.factor",
             "positive",
         ),
-        (scaling(json!({ "factor": 1e-320 })), "rope_scaling", "inf"),
+        (
+            scaling(json!({ "factor": 1e-320 })),
+            "rope_scaling.factor",
+            "inf radians",
+        ),
         (
             scaling(json!({ "high_freq_factor": 0.5 })),
             "rope_scaling.high_freq_factor",
