@@ -1,8 +1,8 @@
 //! Over candle's tensors the verbs do what they do over slices, bit for bit, on whole tensors and on every kind of
 //! view, and leave what surrounds a view alone. What is refused has changed nothing.
 
-use candle_core::{DType, Device, Result, Tensor, WithDType};
 use half::{bf16, f16};
+use pie_rope::candle_core::{DType, Device, Result, Tensor, WithDType};
 use pie_rope::{
     CacheLayout, Candle, CandleLayer, Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef,
     ModelRope, Pairing, Plan, Rope, Rotations,
