@@ -6,7 +6,7 @@ use pie_rope::{Cpu, Element, KeyLayout, Layer, Plan, Rope, Rotations, oracle};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-const ROWS: usize = 64;
+const ROWS: usize = 256;
 const DIM: usize = 128;
 
 /// A stored number, and back.
@@ -49,9 +49,9 @@ fn drift<T: Number>(
     let rope = Rope::from_theta(500_000.0, DIM).unwrap();
     let layout = KeyLayout::bhsd(T::TYPE, [1, 1, ROWS, DIM]);
     let cpu = Cpu::with_threads(1).unwrap();
-    let start: Vec<T> = (0..ROWS * DIM)
-        .map(|_| T::from_f64(random.random_range(-2.0..2.0)))
-        .collect();
+    // Nearly normal, as keys are.
+    let mut key = || (0..12).map(|_| random.random_range(-0.5..0.5)).sum();
+    let start: Vec<T> = (0..ROWS * DIM).map(|_| T::from_f64(key())).collect();
     let mut keys = start.clone();
     // Far enough from either end of what can be a position.
     let from: Vec<i32> = (1000..).take(ROWS).collect();
@@ -82,12 +82,13 @@ fn drift<T: Number>(
     errors
 }
 
-/// Each of `found` is within a fifth of what the README says.
+/// Each of `found` is what the README says, give or take a quarter.
 fn expect(what: &str, found: &[f64], says: &[f64]) {
-    println!("{what}: {found:.2e?}");
+    let list: Vec<String> = found.iter().map(|found| format!("{found:.2e}")).collect();
+    println!("{what}: {}", list.join(", "));
     assert_eq!(found.len(), says.len());
     for (found, says) in found.iter().zip(says) {
-        let near = (0.8 * says..1.25 * says).contains(found);
+        let near = (0.75 * says..1.25 * says).contains(found);
         assert!(near, "{what}: {found:.2e}, the README says {says:.2e}");
     }
 }
@@ -99,7 +100,7 @@ fn turns_of_either_sign_drift_as_a_random_walk() {
     let mut either =
         |random: &mut SmallRng| random.random_range(2..40) * if random.random() { 1 } else { -1 };
     let found = drift::<bf16>(random, &[1, 64], &mut either);
-    expect("bf16, either sign", &found, &[1.6e-3, 1.2e-2]);
+    expect("bf16, either sign", &found, &[1.4e-3, 1.1e-2]);
 }
 
 /// Turns of one sign, as by one token typed at a time before the keys: a turn that is smaller than half a unit in the
@@ -110,11 +111,11 @@ fn turns_of_one_sign_add_up() {
     let counts = [64, 256, 1000];
     let typed = |_: &mut SmallRng| 1;
     let found = drift::<bf16>(random, &counts, typed);
-    expect("bf16, one token at a time", &found, &[3.2e-2, 0.11, 0.45]);
+    expect("bf16, one token at a time", &found, &[3.2e-2, 0.11, 0.44]);
     let found = drift::<f16>(random, &counts, typed);
     expect(
         "f16, one token at a time",
         &found,
-        &[5.4e-3, 1.8e-2, 5.8e-2],
+        &[5.4e-3, 1.8e-2, 5.6e-2],
     );
 }
