@@ -1002,7 +1002,10 @@ fn on_a_pipe_progress_is_lines() {
         String::from_utf8(output.stderr).unwrap(),
     );
     assert!(output.status.success(), "{err}");
-    assert_eq!(err, "live_edit: loading tiny-code-lm\n");
+    // And how far it is, where the machine is so slow.
+    let mut lines = err.lines();
+    assert_eq!(lines.next(), Some("live_edit: loading tiny-code-lm"));
+    assert!(lines.all(|line| line.contains(" of about ")), "{err}");
     for part in [
         "old.py: new (insertion)",
         "\n  next line\n  full      \"",
