@@ -89,8 +89,16 @@ mod rotations;
 #[cfg(feature = "wgpu")]
 mod webgpu;
 
-/// The README's snippets are compiled and run with the documentation's.
-#[cfg(all(doctest, feature = "config", feature = "diff"))]
+/// The README's snippets are compiled and run with the documentation's, where there is all that they use: they show
+/// no line that says so.
+#[cfg(all(
+    doctest,
+    feature = "config",
+    feature = "diff",
+    feature = "cuda",
+    feature = "wgpu",
+    feature = "candle"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
