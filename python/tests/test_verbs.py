@@ -11,7 +11,7 @@ np = pytest.importorskip("numpy", reason="numpy is not installed")
 
 import pie_rope  # noqa: E402
 from pie_rope import Edit, ModelRope, Plan, Rope, Rotations  # noqa: E402
-from reference import assert_close, spliced, turned  # noqa: E402
+from reference import assert_close, assert_same, spliced, turned  # noqa: E402
 
 HEADS, DIM, ROWS, ROOM = 3, 32, 40, 56
 EDITS = {
@@ -79,14 +79,15 @@ def test_splice(random, element, layout, edit, pairing):
     keys = [array(random, SHAPES[layout], element) for _ in range(2)]
     values_shape = (12, HEADS, DIM, 8) if layout == "x_packed" else SHAPES[layout]
     values = [array(random, values_shape, element) for _ in range(2)]
-    want = [spliced(rows(k, layout, table), rows(v, layout, table), plan, rope) for k, v in zip(keys, values)]
-    before = [(k.copy(), v.copy()) for k, v in zip(keys, values)]
+    want = [
+        spliced(rows(k, layout, table), rows(v, layout, table), plan, rope) for k, v in zip(keys, values, strict=True)
+    ]
+    before = [(k.copy(), v.copy()) for k, v in zip(keys, values, strict=True)]
     pie_rope.splice(Rotations(plan, rope), keys, values, layout=layout, block_table=table)
-    for key, value, (want_keys, want_values), (old_key, old_value) in zip(keys, values, want, before):
+    for key, value, (want_keys, want_values), (old_key, old_value) in zip(keys, values, want, before, strict=True):
         got_keys, got_values = (rows(tensor, layout, table)[: plan.new_rows] for tensor in (key, value))
         assert_close(got_keys, want_keys, rope, element)
-        filled = ~np.isnan(want_values)
-        assert (got_values[filled] == want_values[filled]).all()
+        assert_same(got_values, want_values)
         # Behind the longer sequence nothing has changed, nor in pages that the table does not have.
         unused = max(plan.old_rows, plan.new_rows)
         for new, old in ((key, old_key), (value, old_value)):
@@ -106,8 +107,7 @@ def test_rotate_leaves_rows_and_copy_leaves_the_source(random, element):
     pie_rope.copy(Rotations(plan, rope), keys, new_keys, values, new_values, dst_layout="bshd")
     assert (old[0] == keys).all() and (old[1] == values).all()
     assert_close(rows(new_keys, "bshd")[: plan.new_rows], want_keys, rope, element)
-    filled = ~np.isnan(want_values)
-    assert (rows(new_values, "bshd")[: plan.new_rows][filled] == want_values[filled]).all()
+    assert_same(rows(new_values, "bshd")[: plan.new_rows], want_values)
 
     pie_rope.rotate(Rotations(plan, rope), keys)
     for span in plan.kept:
@@ -132,8 +132,7 @@ def test_views_are_worked_on_where_they_lie(random):
         old_keys, old_values = (rows(view(before, layer, part), "bhsd") for part in range(2))
         want_keys, want_values = spliced(old_keys, old_values, plan, rope)
         assert_close(rows(keys[layer], "bhsd")[: plan.new_rows], want_keys, rope, "float32")
-        filled = ~np.isnan(want_values)
-        assert (rows(values[layer], "bhsd")[: plan.new_rows][filled] == want_values[filled]).all()
+        assert_same(rows(values[layer], "bhsd")[: plan.new_rows], want_values)
         for part in range(2):
             view(mask, layer, part)[...] = True
     assert (whole[~mask] == before[~mask]).all()
@@ -147,8 +146,7 @@ def test_keys_and_values_of_other_widths_share_an_allocation(random):
     want_keys, want_values = spliced(rows(keys, "bhsd"), rows(values, "bhsd"), plan, rope)
     pie_rope.splice(Rotations(plan, rope), keys, values)
     assert_close(rows(keys, "bhsd")[: plan.new_rows], want_keys, rope, "float32")
-    filled = ~np.isnan(want_values)
-    assert (rows(values, "bhsd")[: plan.new_rows][filled] == want_values[filled]).all()
+    assert_same(rows(values, "bhsd")[: plan.new_rows], want_values)
 
 
 def large(random):
@@ -165,7 +163,7 @@ def test_large_calls_on_several_threads_of_python(random):
         for done in [threads.submit(pie_rope.splice, Rotations(plan, rope), keys) for keys, plan, rope, _ in work]:
             done.result()
     for keys, plan, rope, want in work:
-        for key, wanted in zip(keys, want):
+        for key, wanted in zip(keys, want, strict=True):
             assert_close(rows(key, "bhsd")[: plan.new_rows], wanted, rope, "float32")
 
 
@@ -182,7 +180,7 @@ def test_a_forked_process_has_threads_of_its_own(random):
     child = fork.Process(target=in_a_child, args=(Rotations(plan, rope), keys, queue))
     child.start()
     try:
-        for key, wanted in zip(queue.get(timeout=60), want):
+        for key, wanted in zip(queue.get(timeout=60), want, strict=True):
             assert_close(rows(key, "bhsd")[: plan.new_rows], wanted, rope, "float32")
     finally:
         child.kill()
@@ -216,10 +214,10 @@ def test_layers_have_their_own_ropes(random):
     still = Rope.from_inv_freq([0.0])
     want = [
         spliced(rows(k, "bhsd"), rows(v, "bhsd"), plan, model.layer(layer) or still)
-        for layer, (k, v) in enumerate(zip(keys, values))
+        for layer, (k, v) in enumerate(zip(keys, values, strict=True))
     ]
     pie_rope.splice(Rotations(plan, model), keys, values)
-    for layer, (key, (want_keys, _)) in enumerate(zip(keys, want)):
+    for layer, (key, (want_keys, _)) in enumerate(zip(keys, want, strict=True)):
         assert_close(rows(key, "bhsd")[: plan.new_rows], want_keys, model.layer(layer) or still, "float32")
 
 
