@@ -160,7 +160,7 @@ def large(random):
 def test_large_calls_on_several_threads_of_python(random):
     work = [large(random) for _ in range(3)]
     with ThreadPoolExecutor(3) as threads:
-        for done in [threads.submit(pie_rope.splice, Rotations(plan, rope), keys) for keys, plan, rope, _ in work]:
+        for done in [threads.submit(pie_rope.splice, Rotations(plan, rope), keys, None) for keys, plan, rope, _ in work]:
             done.result()
     for keys, plan, rope, want in work:
         for key, wanted in zip(keys, want, strict=True):
@@ -168,13 +168,13 @@ def test_large_calls_on_several_threads_of_python(random):
 
 
 def in_a_child(rotations, keys, queue):
-    pie_rope.splice(rotations, keys)
+    pie_rope.splice(rotations, keys, None)
     queue.put(keys)
 
 
 def test_a_forked_process_has_threads_of_its_own(random):
     keys, plan, rope, want = large(random)
-    pie_rope.splice(Rotations(plan, rope), [key.copy() for key in keys])
+    pie_rope.splice(Rotations(plan, rope), [key.copy() for key in keys], None)
     fork = multiprocessing.get_context("fork")
     queue = fork.Queue()
     child = fork.Process(target=in_a_child, args=(Rotations(plan, rope), keys, queue))
@@ -196,7 +196,7 @@ def test_empty_tensors_and_nothing_to_do(random):
     keys = array(random, (1, HEADS, ROOM, DIM), "float32")
     before = keys.copy()
     for edits in ([], [Edit.delete(0, ROWS)]):
-        pie_rope.splice(Rotations(Plan.from_edits(ROWS, edits), rope), keys)
+        pie_rope.splice(Rotations(Plan.from_edits(ROWS, edits), rope), keys, None)
         assert (keys == before).all()
 
 
@@ -273,13 +273,14 @@ def test_errors_name_the_argument_and_nothing_is_written(random):
     refused(splice(keys[..., :16], values[..., :16]), "the rope turns dimensions 0..32, the head dimension is 16")
     refused(splice([keys, before.copy()], [values]), "values: 1 layers, but keys: 2")
     refused(splice(keys, np.concatenate([values, values])), "values: a batch of 2, but keys: of 1")
-    refused(lambda: pie_rope.copy(rotations, None, keys), "src_keys: NoneType is no tensor", TypeError)
+    refused(lambda: pie_rope.copy(rotations, None, keys, None, None), "src_keys: NoneType is no tensor", TypeError)
     refused(lambda: pie_rope.check([keys, keys]), "keys[0] and keys[1] share memory")
     refused(splice(keys, keys), "keys and values share memory")
     refused(splice(keys, keys[:, :, ::-1]), "negative stride")
     refused(splice([keys, keys[:, :2]], [values, values[:, :2]]), "keys[1]: it differs from keys[0]")
     refused(splice(np.broadcast_to(keys[:, :1], keys.shape), values), "read-only")
     refused(splice(keys.astype(np.float64), values), "elements must be float32, float16 or bfloat16", TypeError)
+    refused(lambda: pie_rope.splice(rotations, keys), "missing 1 required positional argument: 'values'", TypeError)
     refused(splice([], []), "keys: there are no layers")
     refused(splice(None, values), "keys: NoneType is no tensor", TypeError)
     refused(splice(stream=0), "stream: the tensors are on the CPU")
@@ -288,7 +289,7 @@ def test_errors_name_the_argument_and_nothing_is_written(random):
     pages = keys.reshape(-1, 8, HEADS, DIM)
     others = values.reshape(-1, 8, HEADS, DIM)
     refused(splice(pages, others, layout="nhd", block_table=[0, 1, 2, 3, 4, 9]), "entry 5 is 9, there are 7 blocks")
-    refused(splice(pages, others, layout="nhd", block_table=[0, 1, 2, 3, 4, -1]), "entry 5 is 4294967295")
+    refused(splice(pages, others, layout="nhd", block_table=[0, 1, 2, 3, 4, -1]), "entry 5 is -1, there are 7 blocks")
     refused(splice(pages, others, layout="nhd", block_table=[0, 1, 2, 3, 4, 4]), "block 4 is there twice")
     refused(lambda: Rope.from_theta(-1.0, 8), "rope: rope_theta is -1")
     refused(lambda: Rope.from_theta(1e4, 8, pairing="neox"), "pairing: there is no `neox`")
