@@ -160,7 +160,8 @@ def large(random):
 def test_large_calls_on_several_threads_of_python(random):
     work = [large(random) for _ in range(3)]
     with ThreadPoolExecutor(3) as threads:
-        for done in [threads.submit(pie_rope.splice, Rotations(plan, rope), keys, None) for keys, plan, rope, _ in work]:
+        calls = [threads.submit(pie_rope.splice, Rotations(plan, rope), keys, None) for keys, plan, rope, _ in work]
+        for done in calls:
             done.result()
     for keys, plan, rope, want in work:
         for key, wanted in zip(keys, want, strict=True):
