@@ -551,6 +551,11 @@ fn part_of_a_packed_head() {
         let expected = format!("dimensions {cut:?} cut a pack of 4");
         assert!(error.contains(&expected), "{error}");
     }
+    for outside in [4..4, 4..20, 20..24] {
+        let error = pages.narrow_dims(outside.clone()).unwrap_err().to_string();
+        let expected = format!("dimensions {outside:?} are not inside the head dimension 16");
+        assert!(error.contains(&expected), "{error}");
+    }
     let narrow = pages.narrow_dims(4..12).unwrap();
     assert_eq!(narrow.head_dim(), 8);
 
@@ -645,4 +650,26 @@ fn tables_of_keys_and_values_in_one_buffer() {
     splice(values.with_table(&copy)).unwrap();
     let error = splice(values.with_table(&other)).unwrap_err().to_string();
     assert!(error.contains("keys and values share a buffer"), "{error}");
+}
+
+/// From fewer blocks to more of the same buffer.
+#[test]
+fn a_copy_to_other_blocks_may_grow() {
+    let pages = KeyLayout::nhd(F32, [10, 2, 2, 8]);
+    let plan = Plan::from_edits(2, &[Edit::insert(0, 4)]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+    let (src, dst) = (pages.with_table(&[5]), pages.with_table(&[1, 9, 4]));
+    let before = [numbers(LEN), numbers(LEN)];
+    let [mut keys, mut values] = before.clone();
+    let mut layers = [Layer::new(&mut keys, &mut values)];
+    Cpu::new()
+        .copy_within(&rotations, src, dst, &mut layers)
+        .unwrap();
+    let block = |index: usize| index * 32..(index + 1) * 32;
+    let mut expected = before[1].clone();
+    expected[block(4)].copy_from_slice(&before[1][block(5)]);
+    assert_same_bits(&values, &expected, |index| format!("element {index}"));
+    assert!(keys[block(4)] != before[0][block(4)]);
+    keys[block(4)].copy_from_slice(&before[0][block(4)]);
+    assert_same_bits(&keys, &before[0], |index| format!("element {index}"));
 }
