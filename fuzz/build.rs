@@ -42,7 +42,9 @@ fn declarations(header: &str) -> String {
     while !text.trim().is_empty() {
         // A struct's own semicolons are inside its braces.
         let end = match (text.find(';'), text.find('{')) {
-            (Some(end), Some(brace)) if brace < end => brace + text[brace..].find('}').expect("closed"),
+            (Some(end), Some(brace)) if brace < end => {
+                brace + text[brace..].find('}').expect("closed")
+            }
             (Some(end), _) => end,
             _ => panic!("no semicolon after {text}"),
         };
@@ -65,14 +67,21 @@ fn structure(item: &str, into: &mut String) {
         None => (item.split_whitespace().next().expect("a name"), ""),
     };
     let fields = fields.split(';').filter(|field| !field.trim().is_empty());
-    let mut fields: Vec<_> = fields.map(|field| format!("pub {}", variable(field))).collect();
+    let mut fields: Vec<_> = fields
+        .map(|field| format!("pub {}", variable(field)))
+        .collect();
     let derive = if fields.is_empty() {
         fields.push("inside: [u8; 0]".into());
         ""
     } else {
         "#[derive(Clone, Copy)] "
     };
-    writeln!(into, "#[repr(C)] {derive}pub struct {name} {{ {} }}", fields.join(", ")).expect("a string");
+    writeln!(
+        into,
+        "#[repr(C)] {derive}pub struct {name} {{ {} }}",
+        fields.join(", ")
+    )
+    .expect("a string");
 }
 
 /// `type name(parameters)`.
@@ -95,7 +104,10 @@ fn function(item: &str, into: &mut String) {
 /// `type name`, where the type may be a pointer.
 fn variable(text: &str) -> String {
     let spaced = text.replace('*', " * ");
-    let mut words: Vec<_> = spaced.split_whitespace().filter(|word| *word != "struct").collect();
+    let mut words: Vec<_> = spaced
+        .split_whitespace()
+        .filter(|word| *word != "struct")
+        .collect();
     let name = words.pop().expect("a name");
     let mut constant = false;
     let mut rust = String::new();

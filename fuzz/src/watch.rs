@@ -32,7 +32,11 @@ static COUNTING: Counting = Counting;
 
 fn claim(bytes: usize) -> bool {
     let live = LIVE.fetch_add(bytes, Relaxed).saturating_add(bytes);
-    let ceiling = if bytes < LARGE { &CEILING_OF_SMALL } else { &CEILING };
+    let ceiling = if bytes < LARGE {
+        &CEILING_OF_SMALL
+    } else {
+        &CEILING
+    };
     let fits = live <= ceiling.load(Relaxed);
     if !fits {
         LIVE.fetch_sub(bytes, Relaxed);

@@ -53,10 +53,18 @@ impl Handles {
     fn free(self) {
         // SAFETY: each was given by the library, and is given back once.
         unsafe {
-            self.ropes.into_iter().for_each(|handle| pie_rope_rope_free(handle));
-            self.plans.into_iter().for_each(|handle| pie_rope_plan_free(handle));
-            self.rotations.into_iter().for_each(|handle| pie_rope_rotations_free(handle));
-            self.cpus.into_iter().for_each(|handle| pie_rope_cpu_free(handle));
+            self.ropes
+                .into_iter()
+                .for_each(|handle| pie_rope_rope_free(handle));
+            self.plans
+                .into_iter()
+                .for_each(|handle| pie_rope_plan_free(handle));
+            self.rotations
+                .into_iter()
+                .for_each(|handle| pie_rope_rotations_free(handle));
+            self.cpus
+                .into_iter()
+                .for_each(|handle| pie_rope_cpu_free(handle));
             pie_rope_rope_free(null_mut());
             pie_rope_plan_free(null_mut());
             pie_rope_rotations_free(null_mut());
@@ -199,9 +207,13 @@ fn one(source: &mut Source, handles: &mut Handles) {
             250.. => source.wild(),
             _ => 1,
         };
-        make("cpu_new", source, &mut handles.cpus, pie_rope_cpu_free, |out| unsafe {
-            pie_rope_cpu_new(threads, out)
-        });
+        make(
+            "cpu_new",
+            source,
+            &mut handles.cpus,
+            pie_rope_cpu_free,
+            |out| unsafe { pie_rope_cpu_new(threads, out) },
+        );
     } else {
         match source.byte() {
             0..120 => verb(source, handles),
@@ -229,7 +241,9 @@ fn rope(source: &mut Source, handles: &mut Handles) {
             });
         }
         1 => {
-            let frequencies: Vec<_> = (0..source.number(0..=12)).map(|_| source.double()).collect();
+            let frequencies: Vec<_> = (0..source.number(0..=12))
+                .map(|_| source.double())
+                .collect();
             let (inv_freq, pairs) = list(source, &frequencies);
             let pairing = pairing(source);
             make("rope_from_inv_freq", source, kept, free, |out| unsafe {
@@ -240,22 +254,32 @@ fn rope(source: &mut Source, handles: &mut Handles) {
             let (theta, factor, pairing) = (source.double(), source.double(), pairing(source));
             let (context, fast, slow) = (source.wild(), source.double(), source.double());
             make("rope_from_yarn", source, kept, free, |out| unsafe {
-                pie_rope_rope_from_yarn(theta, rotary_dim, factor, context, fast, slow, pairing, offset, layers, out)
+                pie_rope_rope_from_yarn(
+                    theta, rotary_dim, factor, context, fast, slow, pairing, offset, layers, out,
+                )
             });
         }
         3 => {
             let text = config(source);
             let json = pointer(source, text.as_ptr());
             let tokens = source.wild();
-            make("rope_from_config_json_at", source, kept, free, |out| unsafe {
-                match tokens {
-                    0 => pie_rope_rope_from_config_json(json, out),
-                    _ => pie_rope_rope_from_config_json_at(json, tokens, out),
-                }
-            });
+            make(
+                "rope_from_config_json_at",
+                source,
+                kept,
+                free,
+                |out| unsafe {
+                    match tokens {
+                        0 => pie_rope_rope_from_config_json(json, out),
+                        _ => pie_rope_rope_from_config_json_at(json, tokens, out),
+                    }
+                },
+            );
         }
         4 => {
-            let layers: Vec<_> = (0..source.number(0..=5)).map(|_| handle(source, kept)).collect();
+            let layers: Vec<_> = (0..source.number(0..=5))
+                .map(|_| handle(source, kept))
+                .collect();
             let (layers, len) = list(source, &layers);
             make("rope_from_layers", source, kept, free, |out| unsafe {
                 pie_rope_rope_from_layers(layers, len, out)
@@ -276,7 +300,9 @@ fn rope(source: &mut Source, handles: &mut Handles) {
         7 => {
             let rope = handle(source, kept);
             let (mut layers, mut pairing, mut offset, mut dim) = (7, 7, 7, 7);
-            if status("rope_layers", || unsafe { pie_rope_rope_layers(rope, &mut layers) }) {
+            if status("rope_layers", || unsafe {
+                pie_rope_rope_layers(rope, &mut layers)
+            }) {
                 let layer = source.number(0..=layers);
                 let window = status("rope_window", || unsafe {
                     pie_rope_rope_window(rope, layer, &mut pairing, &mut offset, &mut dim)
@@ -299,7 +325,9 @@ fn rope(source: &mut Source, handles: &mut Handles) {
 /// A `config.json` that may be one.
 fn config(source: &mut Source) -> CString {
     if source.chance(40) {
-        let bytes: Vec<_> = (0..source.number(0..=40)).map(|_| source.byte().max(1)).collect();
+        let bytes: Vec<_> = (0..source.number(0..=40))
+            .map(|_| source.byte().max(1))
+            .collect();
         return CString::new(bytes).expect("no zero");
     }
     let layers = count(source, 9);
@@ -319,7 +347,12 @@ fn config(source: &mut Source) -> CString {
 }
 
 /// A call that writes as many as there is room for.
-fn fill<T: Copy>(source: &mut Source, what: &str, any: T, call: impl Fn(*mut T, usize, *mut usize) -> i32) {
+fn fill<T: Copy>(
+    source: &mut Source,
+    what: &str,
+    any: T,
+    call: impl Fn(*mut T, usize, *mut usize) -> i32,
+) {
     let mut len = usize::MAX;
     if !status(what, || call(null_mut(), 0, &mut len)) {
         assert_eq!(len, usize::MAX, "{what} has written to `len`");
@@ -333,12 +366,21 @@ fn fill<T: Copy>(source: &mut Source, what: &str, any: T, call: impl Fn(*mut T, 
         _ => (there / 2, there / 2),
     };
     let mut out = vec![any; room];
-    assert!(status(what, || call(out.as_mut_ptr(), capacity, &mut len)), "{what}, again");
+    assert!(
+        status(what, || call(out.as_mut_ptr(), capacity, &mut len)),
+        "{what}, again"
+    );
     assert_eq!(len, there);
     if there > 0 {
-        assert!(!status(what, || call(null_mut(), 1, &mut len)), "{what} into null");
+        assert!(
+            !status(what, || call(null_mut(), 1, &mut len)),
+            "{what} into null"
+        );
     }
-    assert!(!status(what, || call(out.as_mut_ptr(), 0, null_mut())), "{what} without `len`");
+    assert!(
+        !status(what, || call(out.as_mut_ptr(), 0, null_mut())),
+        "{what} without `len`"
+    );
 }
 
 fn plan(source: &mut Source, handles: &mut Handles) {
@@ -355,17 +397,33 @@ fn plan(source: &mut Source, handles: &mut Handles) {
             let mut edits = Vec::new();
             let mut at = 0;
             for _ in 0..source.number(0..=4) {
-                let start = if source.chance(20) { source.wild() } else { at + source.number(0..=5) };
-                let end = if source.chance(20) { source.wild() } else { start.saturating_add(source.number(0..=5)) };
+                let start = if source.chance(20) {
+                    source.wild()
+                } else {
+                    at + source.number(0..=5)
+                };
+                let end = if source.chance(20) {
+                    source.wild()
+                } else {
+                    start.saturating_add(source.number(0..=5))
+                };
                 edits.push(pie_rope_edit {
                     struct_size: struct_size::<pie_rope_edit>(source),
                     start,
                     end,
-                    inserted: if source.chance(30) { source.wild() } else { source.number(0..=6) },
+                    inserted: if source.chance(30) {
+                        source.wild()
+                    } else {
+                        source.number(0..=6)
+                    },
                 });
                 at = end.min(1 << 20) + 1;
             }
-            let first = if source.chance(60) { source.position() } else { 0 };
+            let first = if source.chance(60) {
+                source.position()
+            } else {
+                0
+            };
             let (edits, len) = list(source, &edits);
             make("plan_from_edits", source, kept, free, |out| unsafe {
                 pie_rope_plan_from_edits(first, rows, edits, len, out)
@@ -441,16 +499,31 @@ fn plan(source: &mut Source, handles: &mut Handles) {
         _ => {
             let plan = handle(source, kept);
             let (mut old, mut new) = (usize::MAX, usize::MAX);
-            let worked = status("plan_rows", || unsafe { pie_rope_plan_rows(plan, &mut old, &mut new) });
+            let worked = status("plan_rows", || unsafe {
+                pie_rope_plan_rows(plan, &mut old, &mut new)
+            });
             assert_eq!(worked, old != usize::MAX);
-            let span = pie_rope_span { src: 0, dst: 0, len: 0, old_position: 0, new_position: 0 };
+            let span = pie_rope_span {
+                src: 0,
+                dst: 0,
+                len: 0,
+                old_position: 0,
+                new_position: 0,
+            };
             fill(source, "plan_kept", span, |out, capacity, len| unsafe {
                 pie_rope_plan_kept(plan, out, capacity, len)
             });
-            let span = pie_rope_new_span { row: 0, len: 0, position: 0 };
-            fill(source, "plan_new_spans", span, |out, capacity, len| unsafe {
-                pie_rope_plan_new_spans(plan, out, capacity, len)
-            });
+            let span = pie_rope_new_span {
+                row: 0,
+                len: 0,
+                position: 0,
+            };
+            fill(
+                source,
+                "plan_new_spans",
+                span,
+                |out, capacity, len| unsafe { pie_rope_plan_new_spans(plan, out, capacity, len) },
+            );
         }
     }
 }
@@ -463,21 +536,30 @@ fn rotations(source: &mut Source, handles: &mut Handles) {
     match source.number(0..=6) {
         0 | 1 => {
             let rope = handle(source, &handles.ropes);
-            make("rotations_new", source, kept, free, |out| unsafe { pie_rope_rotations_new(plan, rope, out) });
+            make("rotations_new", source, kept, free, |out| unsafe {
+                pie_rope_rotations_new(plan, rope, out)
+            });
         }
         2 => {
-            let (old, new) = (handle(source, &handles.ropes), handle(source, &handles.ropes));
+            let (old, new) = (
+                handle(source, &handles.ropes),
+                handle(source, &handles.ropes),
+            );
             make("rotations_between", source, kept, free, |out| unsafe {
                 pie_rope_rotations_between(plan, old, new, out)
             });
         }
         3 => {
             let rotations = handle(source, kept).cast_mut();
-            status("rotations_update", || unsafe { pie_rope_rotations_update(rotations, plan) });
+            status("rotations_update", || unsafe {
+                pie_rope_rotations_update(rotations, plan)
+            });
         }
         4 => {
             let rotations = handle(source, kept);
-            let layers: Vec<_> = (0..source.number(0..=5)).map(|_| count(source, 4)).collect();
+            let layers: Vec<_> = (0..source.number(0..=5))
+                .map(|_| count(source, 4))
+                .collect();
             let (layers, len) = list(source, &layers);
             make("rotations_select", source, kept, free, |out| unsafe {
                 pie_rope_rotations_select(rotations, layers, len, out)
@@ -491,9 +573,13 @@ fn rotations(source: &mut Source, handles: &mut Handles) {
         }
         _ => {
             let rotations = handle(source, kept);
-            make("rotations_affected_only", source, kept, free, |out| unsafe {
-                pie_rope_rotations_affected_only(rotations, out)
-            });
+            make(
+                "rotations_affected_only",
+                source,
+                kept,
+                free,
+                |out| unsafe { pie_rope_rotations_affected_only(rotations, out) },
+            );
         }
     }
 }
@@ -510,7 +596,11 @@ struct Lie {
 
 impl Lie {
     fn new(source: &mut Source, element: i32) -> Lie {
-        let (heads, rows, dim) = (source.number(1..=3), source.number(1..=40), source.number(1..=20));
+        let (heads, rows, dim) = (
+            source.number(1..=3),
+            source.number(1..=40),
+            source.number(1..=20),
+        );
         let (batch, block) = (source.number(1..=2), source.number(1..=8));
         let blocks = rows.div_ceil(block);
         let x = source.number(1..=4);
@@ -545,12 +635,18 @@ impl Lie {
             }
         });
         assert_eq!(sane, layout.element == element, "written, and refused");
-        let mut lie = Lie { layout, table: vec![], len: 0 };
+        let mut lie = Lie {
+            layout,
+            table: vec![],
+            len: 0,
+        };
         lie.len = lie.elements();
         if kind >= 2 && source.chance(180) {
             let pool = lie.layout.blocks.len.max(1);
             let start = source.number(0..=pool);
-            lie.table = (0..pool).map(|index| ((index + start) % pool) as u32).collect();
+            lie.table = (0..pool)
+                .map(|index| ((index + start) % pool) as u32)
+                .collect();
             lie.at_table();
         }
         lie
@@ -562,15 +658,30 @@ impl Lie {
 
     fn axes(&mut self) -> [&mut pie_rope_axis; 5] {
         let layout = &mut self.layout;
-        [&mut layout.batch, &mut layout.blocks, &mut layout.rows, &mut layout.heads, &mut layout.packs]
+        [
+            &mut layout.batch,
+            &mut layout.blocks,
+            &mut layout.rows,
+            &mut layout.heads,
+            &mut layout.packs,
+        ]
     }
 
     /// Past the last element that the layout names.
     fn elements(&self) -> usize {
         let layout = &self.layout;
-        let axes = [layout.batch, layout.blocks, layout.rows, layout.heads, layout.packs];
+        let axes = [
+            layout.batch,
+            layout.blocks,
+            layout.rows,
+            layout.heads,
+            layout.packs,
+        ];
         let reach = |axis: pie_rope_axis| axis.len.saturating_sub(1).saturating_mul(axis.stride);
-        let last = axes.into_iter().map(reach).fold(layout.offset, usize::saturating_add);
+        let last = axes
+            .into_iter()
+            .map(reach)
+            .fold(layout.offset, usize::saturating_add);
         last.saturating_add(layout.pack)
     }
 
@@ -623,19 +734,27 @@ impl Cache {
         let packed = values == 3;
         let mut values = match values {
             0 => None,
-            1 => Some(Lie { layout: keys.layout, table: keys.table.clone(), len: keys.len }),
+            1 => Some(Lie {
+                layout: keys.layout,
+                table: keys.table.clone(),
+                len: keys.len,
+            }),
             2 => Some(Lie::new(source, element)),
             _ => {
-                let mut second = Lie { layout: keys.layout, table: keys.table.clone(), len: keys.len };
+                let mut second = Lie {
+                    layout: keys.layout,
+                    table: keys.table.clone(),
+                    len: keys.len,
+                };
                 second.layout.offset = keys.len;
                 second.len = second.elements();
                 Some(second)
             }
         };
-        if let Some(values) = &mut values {
-            if !values.table.is_empty() {
-                values.at_table();
-            }
+        if let Some(values) = &mut values
+            && !values.table.is_empty()
+        {
+            values.at_table();
         }
         let mut noise = source.noise();
         let mut buffers: Vec<Vec<u8>> = Vec::new();
@@ -668,7 +787,9 @@ impl Cache {
         // A pool of which nobody says how long it is: only what the table names is touched, and that is there.
         if !keys.table.is_empty() && source.chance(40) {
             keys.layout.blocks.len = source.wild().max(keys.layout.blocks.len);
-            layers.iter_mut().for_each(|layer| layer.keys_len = usize::MAX);
+            layers
+                .iter_mut()
+                .for_each(|layer| layer.keys_len = usize::MAX);
         } else {
             if source.chance(60) {
                 keys.change(source);
@@ -691,7 +812,13 @@ impl Cache {
             }
         }
         let before = buffers.clone();
-        Cache { keys, values, layers, buffers, before }
+        Cache {
+            keys,
+            values,
+            layers,
+            buffers,
+            before,
+        }
     }
 
     /// The cache as C has it: for as long as its parts stay where they are.
@@ -711,7 +838,10 @@ impl Cache {
     }
 
     fn check_unwritten(&self, what: &str) {
-        assert!(self.buffers == self.before, "{what} is refused, and has written");
+        assert!(
+            self.buffers == self.before,
+            "{what} is refused, and has written"
+        );
     }
 }
 
@@ -724,33 +854,47 @@ fn verb(source: &mut Source, handles: &mut Handles) {
     // SAFETY: as in `rope`; buffers are as long as they are said to be, or all that the layout names in them is there.
     match source.number(0..=3) {
         0 => {
-            if !status("cpu_rotate", || unsafe { pie_rope_cpu_rotate(cpu, rotations, at) }) {
+            if !status("cpu_rotate", || unsafe {
+                pie_rope_cpu_rotate(cpu, rotations, at)
+            }) {
                 cache.check_unwritten("cpu_rotate");
             }
         }
         1 => {
-            if !status("cpu_splice", || unsafe { pie_rope_cpu_splice(cpu, rotations, at) }) {
+            if !status("cpu_splice", || unsafe {
+                pie_rope_cpu_splice(cpu, rotations, at)
+            }) {
                 cache.check_unwritten("cpu_splice");
             }
         }
         2 => {
             let other = Cache::new(source);
-            let dst = if source.chance(40) { raw } else { other.raw(source) };
+            let dst = if source.chance(40) {
+                raw
+            } else {
+                other.raw(source)
+            };
             let dst = pointer(source, &dst);
-            let worked = status("cpu_copy", || unsafe { pie_rope_cpu_copy(cpu, rotations, at, dst) });
+            let worked = status("cpu_copy", || unsafe {
+                pie_rope_cpu_copy(cpu, rotations, at, dst)
+            });
             if !worked {
                 other.check_unwritten("cpu_copy");
                 cache.check_unwritten("cpu_copy");
             }
         }
         _ => {
-            let mut to = [&cache.keys, cache.values.as_ref().unwrap_or(&cache.keys)].map(|lie| Lie {
-                layout: lie.layout,
-                table: lie.table.iter().rev().copied().collect(),
-                len: lie.len,
-            });
+            let mut to =
+                [&cache.keys, cache.values.as_ref().unwrap_or(&cache.keys)].map(|lie| Lie {
+                    layout: lie.layout,
+                    table: lie.table.iter().rev().copied().collect(),
+                    len: lie.len,
+                });
             // Only where lengths are what they are said to be, the layout may be another.
-            let honest = cache.layers.iter().all(|layer| layer.keys_len != usize::MAX);
+            let honest = cache
+                .layers
+                .iter()
+                .all(|layer| layer.keys_len != usize::MAX);
             for lie in &mut to {
                 if !lie.table.is_empty() {
                     lie.at_table();
@@ -760,7 +904,11 @@ fn verb(source: &mut Source, handles: &mut Handles) {
                 }
             }
             let keys = pointer(source, &to[0].layout);
-            let values = if cache.values.is_some() { pointer(source, &to[1].layout) } else { null() };
+            let values = if cache.values.is_some() {
+                pointer(source, &to[1].layout)
+            } else {
+                null()
+            };
             let worked = status("cpu_copy_within", || unsafe {
                 pie_rope_cpu_copy_within(cpu, rotations, at, keys, values)
             });

@@ -27,7 +27,10 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         match watch("from_config_json_at", LIMITS, read) {
             Ok(model) => check(&model),
             Err(Error::Config { key, problem }) => {
-                assert!(!key.is_empty() && !problem.is_empty(), "{key:?}: {problem:?}");
+                assert!(
+                    !key.is_empty() && !problem.is_empty(),
+                    "{key:?}: {problem:?}"
+                );
                 // What a text says is shown cut short.
                 assert!(problem.len() < 1000, "{problem}");
             }
@@ -50,7 +53,10 @@ fn check(model: &ModelRope) {
     }
     assert!(used.iter().all(|used| *used), "a rope of no layer");
     for (index, rope) in model.ropes().iter().enumerate() {
-        assert!(!model.ropes()[..index].contains(rope), "a rope is there twice");
+        assert!(
+            !model.ropes()[..index].contains(rope),
+            "a rope is there twice"
+        );
         assert!(rope.pairs() > 0 && rope.inv_freq().len() == rope.pairs());
         assert_eq!(rope.window().len(), 2 * rope.pairs());
         for frequency in rope.inv_freq() {
@@ -58,7 +64,8 @@ fn check(model: &ModelRope) {
         }
     }
     // Computed with: as near and as far as there are positions.
-    let plan = Plan::from_positions(&[0, 7, i32::MAX, 1000], &[1, 7, 0, i32::MAX]).expect("positions");
+    let plan =
+        Plan::from_positions(&[0, 7, i32::MAX, 1000], &[1, 7, 0, i32::MAX]).expect("positions");
     let of = || Rotations::for_model(&plan, model);
     let rotations = watch("for_model", LIMITS, of).expect("three deltas");
     assert_eq!(rotations.layers(), Some(model.layers()));
@@ -172,7 +179,11 @@ fn mutate(value: &mut Value, noise: &mut Noise) {
             };
         }
         Value::String(text) if noise.below(2) > 0 => {
-            let texts: Vec<_> = KNOWN.entries.iter().filter_map(|(_, value)| value.as_str()).collect();
+            let texts: Vec<_> = KNOWN
+                .entries
+                .iter()
+                .filter_map(|(_, value)| value.as_str())
+                .collect();
             *text = texts[noise.below(texts.len())].to_owned();
         }
         _ => {

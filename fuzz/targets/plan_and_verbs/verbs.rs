@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use pie_rope::{
-    Axis, CacheLayout, Cpu, Element, ElementType, KeyLayout, Layer, LayerRef, ModelRope, Pairing, Plan, Rope, Rotations,
-    Strides, oracle,
+    Axis, CacheLayout, Cpu, Element, ElementType, KeyLayout, Layer, LayerRef, ModelRope, Pairing,
+    Plan, Rope, Rotations, Strides, oracle,
 };
 use pie_rope_fuzz::{Noise, Source, watch};
 
@@ -101,8 +101,14 @@ impl Lie {
             table.truncate(needed);
             table
         });
-        let packs: Vec<_> = (1..=size.dim).filter(|pack| size.dim.is_multiple_of(*pack)).collect();
-        let pack = if source.chance(128) { source.pick(&packs) } else { size.dim };
+        let packs: Vec<_> = (1..=size.dim)
+            .filter(|pack| size.dim.is_multiple_of(*pack))
+            .collect();
+        let pack = if source.chance(128) {
+            source.pick(&packs)
+        } else {
+            size.dim
+        };
         let lens = [size.batch, blocks, block, size.heads, size.dim / pack, 2];
         let mut order = [0, 1, 2, 3, 4, 5];
         noise.shuffle(&mut order);
@@ -115,9 +121,21 @@ impl Lie {
         }
         let [batch, blocks, rows, heads, packs, both] = axes;
         let offset = source.number(0..=8);
-        let strides = Strides { offset, batch, blocks, rows, heads, packs, pack };
+        let strides = Strides {
+            offset,
+            batch,
+            blocks,
+            rows,
+            heads,
+            packs,
+            pack,
+        };
         let len = offset + span + source.number(0..=8);
-        let keys = Lie { strides, table, len };
+        let keys = Lie {
+            strides,
+            table,
+            len,
+        };
         let mut values = keys.clone();
         values.strides.offset += both.stride;
         (keys, values)
@@ -128,7 +146,10 @@ impl Lie {
         let used = self.table.as_ref()?;
         let free = (0..self.strides.blocks.len as u32).filter(|block| !used.contains(block));
         let table: Vec<u32> = free.take(used.len()).collect();
-        (table.len() == used.len()).then_some(Lie { table: Some(table), ..self.clone() })
+        (table.len() == used.len()).then_some(Lie {
+            table: Some(table),
+            ..self.clone()
+        })
     }
 
     fn layout<T: Element>(&self) -> KeyLayout<'_> {
@@ -141,11 +162,26 @@ impl Lie {
 
     /// Something that is wrong, or another layout.
     fn change(&mut self, source: &mut Source) {
-        let Strides { offset, batch, blocks, rows, heads, packs, pack } = &mut self.strides;
+        let Strides {
+            offset,
+            batch,
+            blocks,
+            rows,
+            heads,
+            packs,
+            pack,
+        } = &mut self.strides;
         let kind = source.number(0..=5);
-        let number = if source.chance(60) { source.wild() } else { source.number(0..=60) };
+        let number = if source.chance(60) {
+            source.wild()
+        } else {
+            source.number(0..=60)
+        };
         let axis = source.pick(&[0, 1, 2, 3, 4]);
-        let axis = [batch, blocks, rows, heads, packs].into_iter().nth(axis).expect("one of five");
+        let axis = [batch, blocks, rows, heads, packs]
+            .into_iter()
+            .nth(axis)
+            .expect("one of five");
         match (kind, &mut self.table) {
             (0, _) => axis.len = number,
             (1, _) => axis.stride = number,
@@ -163,7 +199,10 @@ impl Lie {
     fn index(&self, [batch, head, row, dim]: [usize; 4]) -> usize {
         let s = &self.strides;
         let block = row / s.rows.len;
-        let block = self.table.as_ref().map_or(block, |table| table[block] as usize);
+        let block = self
+            .table
+            .as_ref()
+            .map_or(block, |table| table[block] as usize);
         s.offset
             + batch * s.batch.stride
             + block * s.blocks.stride
@@ -210,9 +249,19 @@ impl<T: Number> Cache<T> {
             };
             (0..len).map(|_| number()).collect()
         };
-        let of_values = values.as_ref().filter(|_| !packed).map_or(0, |values| values.len);
-        let layers = (0..layers).map(|_| (buffer(keys.len), buffer(of_values))).collect();
-        Cache { keys, values, packed, layers }
+        let of_values = values
+            .as_ref()
+            .filter(|_| !packed)
+            .map_or(0, |values| values.len);
+        let layers = (0..layers)
+            .map(|_| (buffer(keys.len), buffer(of_values)))
+            .collect();
+        Cache {
+            keys,
+            values,
+            packed,
+            layers,
+        }
     }
 
     fn layout(&self) -> CacheLayout<'_> {
@@ -291,13 +340,22 @@ fn rope(source: &mut Source, dim: usize) -> Option<Rope> {
 /// The same window with other frequencies.
 fn switched(source: &mut Source, rope: &Rope) -> Option<Rope> {
     let factor = source.pick(&[1.0, 0.5, 0.25, 3.0, 0.1]);
-    let inv_freq: Vec<_> = rope.inv_freq().iter().map(|frequency| frequency * factor).collect();
+    let inv_freq: Vec<_> = rope
+        .inv_freq()
+        .iter()
+        .map(|frequency| frequency * factor)
+        .collect();
     let new = Rope::from_inv_freq(inv_freq).ok()?;
     Some(new.with_pairing(rope.pairing()).with_offset(rope.offset()))
 }
 
 /// Rotations made in one of the ways that there are, and what they are to do.
-fn rotations(source: &mut Source, plan: &Plan, rows: &Rows, dim: usize) -> Option<(Rotations, Job)> {
+fn rotations(
+    source: &mut Source,
+    plan: &Plan,
+    rows: &Rows,
+    dim: usize,
+) -> Option<(Rotations, Job)> {
     let count = source.number(1..=3);
     let mut layers = Vec::new();
     let all_alike = source.chance(80);
@@ -318,15 +376,24 @@ fn rotations(source: &mut Source, plan: &Plan, rows: &Rows, dim: usize) -> Optio
             }
         }
     }
-    let old = ModelRope::from_layers(layers.iter().map(|layer| layer.as_ref().map(|(old, _)| old.clone())));
-    let new = ModelRope::from_layers(layers.iter().map(|layer| layer.as_ref().map(|(_, new)| new.clone())));
+    let old = ModelRope::from_layers(
+        layers
+            .iter()
+            .map(|layer| layer.as_ref().map(|(old, _)| old.clone())),
+    );
+    let new = ModelRope::from_layers(
+        layers
+            .iter()
+            .map(|layer| layer.as_ref().map(|(_, new)| new.clone())),
+    );
     let changes = layers.iter().flatten().any(|(old, new)| old != new);
     let of = |plan: &Plan| match &layers[0] {
         Some((rope, _)) if all_alike => Rotations::new(plan, rope),
         _ if !changes => Rotations::for_model(plan, &new),
         _ => Rotations::between(plan, &old, &new),
     };
-    let mut made = watch("rotations", LIMITS, || of(plan)).expect("a small plan, and ropes of one shape");
+    let mut made =
+        watch("rotations", LIMITS, || of(plan)).expect("a small plan, and ropes of one shape");
     if source.chance(60)
         && let Some((other, _)) = rows::any(source)
     {
@@ -334,11 +401,19 @@ fn rotations(source: &mut Source, plan: &Plan, rows: &Rows, dim: usize) -> Optio
         watch("update", LIMITS, || updated.update(plan)).expect("a small plan");
         assert_eq!(updated, made, "updated and new");
     }
-    let kept = rows.fates.iter().enumerate().filter_map(|(dst, fate)| match *fate {
-        Fate::Kept { src, old, new } => Some(Row { src, dst, old, new }),
-        _ => None,
-    });
-    let mut job = Job { layers, rows: kept.collect(), changes };
+    let kept = rows
+        .fates
+        .iter()
+        .enumerate()
+        .filter_map(|(dst, fate)| match *fate {
+            Fate::Kept { src, old, new } => Some(Row { src, dst, old, new }),
+            _ => None,
+        });
+    let mut job = Job {
+        layers,
+        rows: kept.collect(),
+        changes,
+    };
     while source.chance(60) {
         match source.number(0..=2) {
             0 if all_alike => {
@@ -347,18 +422,27 @@ fn rotations(source: &mut Source, plan: &Plan, rows: &Rows, dim: usize) -> Optio
             }
             0 => {
                 let there = job.layers.len();
-                let some: Vec<usize> = (0..source.number(0..=4)).map(|_| source.number(0..=there)).collect();
+                let some: Vec<usize> = (0..source.number(0..=4))
+                    .map(|_| source.number(0..=there))
+                    .collect();
                 let selected = watch("select", LIMITS, || made.select(some.iter().copied()));
                 if some.iter().any(|layer| *layer >= there) {
                     assert!(selected.is_err());
                     continue;
                 }
                 made = selected.expect("layers of the model");
-                job.layers = some.iter().map(|layer| job.layers[*layer].clone()).collect();
+                job.layers = some
+                    .iter()
+                    .map(|layer| job.layers[*layer].clone())
+                    .collect();
                 assert_eq!(made.layers(), Some(some.len()));
             }
             1 => {
-                let row = if source.chance(30) { source.wild() } else { source.number(0..=40) };
+                let row = if source.chance(30) {
+                    source.wild()
+                } else {
+                    source.number(0..=40)
+                };
                 made = watch("starting_at", LIMITS, || made.starting_at(row));
                 job.rows.retain(|kept| kept.dst >= row);
             }
@@ -369,23 +453,36 @@ fn rotations(source: &mut Source, plan: &Plan, rows: &Rows, dim: usize) -> Optio
             }
         }
         assert!(made.spans().iter().all(|span| span.len > 0));
-        assert_eq!(made.spans().iter().map(|span| span.len).sum::<usize>(), job.rows.len());
+        assert_eq!(
+            made.spans().iter().map(|span| span.len).sum::<usize>(),
+            job.rows.len()
+        );
     }
-    assert_eq!((made.old_rows(), made.new_rows()), (rows.old_rows, rows.fates.len()));
+    assert_eq!(
+        (made.old_rows(), made.new_rows()),
+        (rows.old_rows, rows.fates.len())
+    );
     Some((made, job))
 }
 
 fn verb<T: Number>(source: &mut Source) {
     let dim = 2 * source.number(1..=24);
-    let Some((plan, rows)) = rows::any(source) else { return };
-    let Some((rotations, job)) = rotations(source, &plan, &rows, dim) else { return };
+    let Some((plan, rows)) = rows::any(source) else {
+        return;
+    };
+    let Some((rotations, job)) = rotations(source, &plan, &rows, dim) else {
+        return;
+    };
     let size = Size {
         batch: source.number(1..=2),
         heads: source.number(1..=4),
         dim,
         rows: rows.old_rows.max(rows.fates.len()).max(1),
     };
-    let sets: Vec<_> = Cpu::INSTRUCTION_SETS.iter().filter_map(|set| Cpu::with_instruction_set(set).ok()).collect();
+    let sets: Vec<_> = Cpu::INSTRUCTION_SETS
+        .iter()
+        .filter_map(|set| Cpu::with_instruction_set(set).ok())
+        .collect();
     let cpu = &sets[source.number(0..=sets.len() - 1)];
 
     let mut src = Cache::<T>::any(source, size, job.layers.len(), None);
@@ -396,15 +493,25 @@ fn verb<T: Number>(source: &mut Source) {
         Verb::CopyWithin => {
             let keys = src.keys.elsewhere();
             let values = src.values.as_ref().map(Lie::elsewhere);
-            let (Some(keys), Some(values)) = (keys, values.map_or(Some(None), |values| values.map(Some))) else {
+            let (Some(keys), Some(values)) =
+                (keys, values.map_or(Some(None), |values| values.map(Some)))
+            else {
                 return;
             };
-            Cache { keys, values, ..src.clone() }
+            Cache {
+                keys,
+                values,
+                ..src.clone()
+            }
         }
     };
 
     // One thing that is wrong, or may be.
-    let mut sound = job.layers.iter().flatten().all(|(_, rope)| rope.window().end <= dim);
+    let mut sound = job
+        .layers
+        .iter()
+        .flatten()
+        .all(|(_, rope)| rope.window().end <= dim);
     let mut refused = !sound && !job.layers.is_empty();
     let mut forgotten = None;
     let in_place = matches!(verb, Verb::Rotate | Verb::Splice);
@@ -466,7 +573,10 @@ fn verb<T: Number>(source: &mut Source) {
         let (from, to) = (src.layout(), dst.layout());
         let refs = src.layers.iter().map(|(keys, values)| LayerRef {
             keys,
-            values: src.values.as_ref().map(|_| if src.packed { &keys[..] } else { &values[..] }),
+            values: src
+                .values
+                .as_ref()
+                .map(|_| if src.packed { &keys[..] } else { &values[..] }),
         });
         let refs: Vec<_> = refs.collect();
         watch("verb", LIMITS, || match verb {
@@ -476,7 +586,13 @@ fn verb<T: Number>(source: &mut Source) {
             Verb::CopyWithin => cpu.copy_within(&rotations, from, to, &mut layers),
         })
     };
-    let call = Call { verb, size, job: &job, src: &src, dst: &dst };
+    let call = Call {
+        verb,
+        size,
+        job: &job,
+        src: &src,
+        dst: &dst,
+    };
     match result {
         Ok(()) => {
             assert!(!refused, "{verb:?}: a wrong call is not refused");
@@ -502,8 +618,10 @@ struct Call<'a, T> {
 impl<T: Number> Call<'_, T> {
     /// What the verb has written is right, and it has written nothing else.
     fn check(&self, after: &[(Vec<T>, Vec<T>)]) {
-        let mut written: Vec<_> =
-            after.iter().map(|(keys, values)| (vec![false; keys.len()], vec![false; values.len()])).collect();
+        let mut written: Vec<_> = after
+            .iter()
+            .map(|(keys, values)| (vec![false; keys.len()], vec![false; values.len()]))
+            .collect();
         let mut write = |layer: usize, values: bool, at: usize| {
             let (of_keys, of_values) = &mut written[layer];
             let here = if values { of_values } else { of_keys };
@@ -512,16 +630,33 @@ impl<T: Number> Call<'_, T> {
         };
         // Layouts that were changed may have other numbers of these.
         let (s, d) = (&self.src.keys.strides, &self.dst.keys.strides);
-        let size = Size { batch: d.batch.len, heads: d.heads.len, dim: d.packs.len * d.pack, ..self.size };
-        assert_eq!((s.batch.len, s.heads.len, s.packs.len * s.pack), (size.batch, size.heads, size.dim));
-        let values = self.dst.values.as_ref().zip(self.src.values.as_ref()).filter(|_| self.verb != Verb::Rotate);
+        let size = Size {
+            batch: d.batch.len,
+            heads: d.heads.len,
+            dim: d.packs.len * d.pack,
+            ..self.size
+        };
+        assert_eq!(
+            (s.batch.len, s.heads.len, s.packs.len * s.pack),
+            (size.batch, size.heads, size.dim)
+        );
+        let values = self
+            .dst
+            .values
+            .as_ref()
+            .zip(self.src.values.as_ref())
+            .filter(|_| self.verb != Verb::Rotate);
         let rows = self.job.rows.iter().filter(|row| match self.verb {
             Verb::Rotate => self.job.turns(row),
             Verb::Splice => self.job.affects(row),
             Verb::Copy | Verb::CopyWithin => true,
         });
         for row in rows {
-            let to = if self.verb == Verb::Rotate { row.src } else { row.dst };
+            let to = if self.verb == Verb::Rotate {
+                row.src
+            } else {
+                row.dst
+            };
             for (layer, ropes) in self.job.layers.iter().enumerate() {
                 if self.verb == Verb::Rotate && ropes.is_none() {
                     continue;
@@ -529,8 +664,10 @@ impl<T: Number> Call<'_, T> {
                 let turn = ropes.as_ref().and_then(|(old, new)| turn(old, new, row));
                 let (from, now) = (&self.src.layers[layer], &after[layer]);
                 for at in 0..size.batch * size.heads {
-                    let [before, after] = [(&self.src.keys, row.src), (&self.dst.keys, to)]
-                        .map(|(lie, row)| move |dim| lie.index([at / size.heads, at % size.heads, row, dim]));
+                    let [before, after] =
+                        [(&self.src.keys, row.src), (&self.dst.keys, to)].map(|(lie, row)| {
+                            move |dim| lie.index([at / size.heads, at % size.heads, row, dim])
+                        });
                     let mut turned = vec![false; size.dim];
                     for (pair, (cos, sin)) in turn.iter().flatten().enumerate() {
                         let (_, rope) = ropes.as_ref().expect("a turn has a rope");
@@ -542,7 +679,11 @@ impl<T: Number> Call<'_, T> {
                         assert!(
                             close::<T>(was, is, right),
                             "{:?} {} layer {layer} row {} to {to}, {} to {}, {rope:?} pair {pair}: {was:?} became {is:?}, not {right:?}",
-                            self.verb, T::TYPE, row.src, row.old, row.new,
+                            self.verb,
+                            T::TYPE,
+                            row.src,
+                            row.old,
+                            row.new,
                         );
                         write(layer, false, after(a));
                         write(layer, false, after(b));
@@ -552,7 +693,11 @@ impl<T: Number> Call<'_, T> {
                         if self.verb == Verb::Rotate {
                             break;
                         }
-                        assert_eq!(now.0[after(dim)].bits(), from.0[before(dim)].bits(), "key dimension {dim}");
+                        assert_eq!(
+                            now.0[after(dim)].bits(),
+                            from.0[before(dim)].bits(),
+                            "key dimension {dim}"
+                        );
                         write(layer, false, after(dim));
                     }
                 }
@@ -561,11 +706,25 @@ impl<T: Number> Call<'_, T> {
                 let s = &dst.strides;
                 for at in 0..s.batch.len * s.heads.len * s.packs.len * s.pack {
                     let (vector, dim) = (at / (s.packs.len * s.pack), at % (s.packs.len * s.pack));
-                    let [from_at, to_at] = [(src, row.src), (dst, to)]
-                        .map(|(lie, row)| lie.index([vector / s.heads.len, vector % s.heads.len, row, dim]));
-                    let was = if self.src.packed { from.0[from_at] } else { from.1[from_at] };
-                    let is = if self.dst.packed { now.0[to_at] } else { now.1[to_at] };
-                    assert_eq!(is.bits(), was.bits(), "value dimension {dim} of row {} to {to}", row.src);
+                    let [from_at, to_at] = [(src, row.src), (dst, to)].map(|(lie, row)| {
+                        lie.index([vector / s.heads.len, vector % s.heads.len, row, dim])
+                    });
+                    let was = if self.src.packed {
+                        from.0[from_at]
+                    } else {
+                        from.1[from_at]
+                    };
+                    let is = if self.dst.packed {
+                        now.0[to_at]
+                    } else {
+                        now.1[to_at]
+                    };
+                    assert_eq!(
+                        is.bits(),
+                        was.bits(),
+                        "value dimension {dim} of row {} to {to}",
+                        row.src
+                    );
                     write(layer, !self.dst.packed, to_at);
                 }
             }
@@ -576,7 +735,10 @@ impl<T: Number> Call<'_, T> {
     /// What is not written has every bit that it had.
     fn same(&self, after: &[(Vec<T>, Vec<T>)], written: &[(Vec<bool>, Vec<bool>)], what: &str) {
         for (layer, (before, after)) in self.dst.layers.iter().zip(after).enumerate() {
-            for (half, before, after) in [("keys", &before.0, &after.0), ("values", &before.1, &after.1)] {
+            for (half, before, after) in [
+                ("keys", &before.0, &after.0),
+                ("values", &before.1, &after.1),
+            ] {
                 for (at, (before, after)) in before.iter().zip(after).enumerate() {
                     let written = written.get(layer).is_some_and(|(keys, values)| match half {
                         "keys" => keys[at],
@@ -585,7 +747,10 @@ impl<T: Number> Call<'_, T> {
                     assert!(
                         written || before.bits() == after.bits(),
                         "{:?} {} layer {layer} {half}: element {at}, {what}, was {:#x} and is {:#x}",
-                        self.verb, T::TYPE, before.bits(), after.bits(),
+                        self.verb,
+                        T::TYPE,
+                        before.bits(),
+                        after.bits(),
                     );
                 }
             }
@@ -608,10 +773,13 @@ fn turn(old: &Rope, new: &Rope, row: &Row) -> Option<Vec<(f64, f64)>> {
     let frequencies = old.inv_freq().iter().zip(new.inv_freq());
     let pairs = frequencies.map(|(&old, &new)| {
         let angles = [by(row.old, old, -1.0), by(row.new, new, 1.0)];
-        angles.as_flattened().iter().fold((1.0, 0.0), |(cos, sin), angle| {
-            let (s, c) = angle.sin_cos();
-            (cos * c - sin * s, sin * c + cos * s)
-        })
+        angles
+            .as_flattened()
+            .iter()
+            .fold((1.0, 0.0), |(cos, sin), angle| {
+                let (s, c) = angle.sin_cos();
+                (cos * c - sin * s, sin * c + cos * s)
+            })
     });
     Some(pairs.collect())
 }
@@ -629,7 +797,8 @@ fn close<T: Number>(was: (f64, f64), is: (f64, f64), right: (f64, f64)) -> bool 
             ElementType::F16 => 65504.0,
             ElementType::F32 | ElementType::BF16 => f64::from(f32::MAX),
         };
-        (is - right).abs() <= allowed::<T>() * unit || is.is_infinite() && right.abs() >= largest * 0.99
+        (is - right).abs() <= allowed::<T>() * unit
+            || is.is_infinite() && right.abs() >= largest * 0.99
     };
     // The largest floats: sums on the way may pass what an f32 holds.
     let huge = magnitude > f64::from(f32::MAX) / 4.0;
