@@ -227,11 +227,13 @@ fn one(source: &mut Source, handles: &mut Handles) {
 fn rope(source: &mut Source, handles: &mut Handles) {
     let kept = &mut handles.ropes;
     let free = pie_rope_rope_free;
-    let (offset, layers) = (count(source, 20), count(source, 4));
-    let rotary_dim = match source.byte() {
-        220.. => source.wild(),
-        _ => 2 * source.number(1..=8),
+    // Few shapes, so that two ropes often have the same.
+    let mut mostly = |few: &[usize]| match source.byte() {
+        240.. => source.wild(),
+        _ => source.pick(few),
     };
+    let (offset, layers) = (mostly(&[0, 0, 0, 3]), mostly(&[2, 2, 1, 0]));
+    let rotary_dim = mostly(&[8, 8, 4, 20, 7]);
     // SAFETY: in all calls, pointers are right, or of a kind that the library refuses before it reads.
     match source.number(0..=8) {
         0 => {
@@ -607,7 +609,7 @@ impl Lie {
         let mut layout = pie_rope_layout {
             struct_size: struct_size::<pie_rope_layout>(source),
             element: -7,
-            offset: 0,
+            offset: 7,
             batch: EMPTY,
             blocks: EMPTY,
             rows: EMPTY,
@@ -634,7 +636,8 @@ impl Lie {
                 _ => pie_rope_layout_transposed(element, heads, dim, rows, at),
             }
         });
-        assert_eq!(sane, layout.element == element, "written, and refused");
+        // What these make begins at 0.
+        assert_eq!(sane, layout.offset == 0, "written, and refused");
         let mut lie = Lie {
             layout,
             table: vec![],
@@ -761,8 +764,13 @@ impl Cache {
         let mut layers = Vec::new();
         for _ in 0..source.number(1..=3) {
             let mut buffer = |elements: usize| {
-                let bytes = (0..elements.min(1 << 16) * size).map(|_| noise.bits() as u8);
-                buffers.push(bytes.collect());
+                let len = elements.min(1 << 16) * size;
+                let mut bytes = Vec::with_capacity(len);
+                while bytes.len() < len {
+                    let word = noise.bits().to_ne_bytes();
+                    bytes.extend_from_slice(&word[..(len - bytes.len()).min(8)]);
+                }
+                buffers.push(bytes);
                 let buffer = buffers.last_mut().expect("just pushed");
                 (buffer.as_mut_ptr().cast::<c_void>(), buffer.len() / size)
             };
