@@ -52,7 +52,7 @@ DEVICE void rotate(const u32* words, const Header& header, const Shape& shape) {
     const bool in_place = header.in_place;
 
     // 2. Down the rows.
-    Walk walk = Walk::from(words, header);
+    Walk walk = Walk::from(words, header, shape);
     Turn<Access::COUNT> turn;
     u32 turn_row = NONE;
     for (u32 next = start + lane.row; next < end; next += DEPTH * lane.rows_at_once) {

@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var turn: Turn;
     for (var at = job.first_row + start + share.row; at < end; at += share.rows) {
         span = span_of(at, span);
-        let row = row_of(at, span);
+        let row = row_of(job, at, span);
         let source = locate(job.source, select(row.src, at - job.source.dense, job.source.dense != NONE));
         let destination = locate(job.destination, select(row.dst, at - job.destination.dense, job.destination.dense != NONE));
         if !source.bound || !destination.bound {

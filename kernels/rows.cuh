@@ -61,7 +61,8 @@ struct Shape {
     u32 wide;
     // Pairs lie inside the chunks.
     u32 inside;
-    u32 unused;
+    // Every row turns by a row of the table that is its own.
+    u32 row_by_row;
 };
 
 // Rows that follow each other on both sides. `before`: rows of all earlier spans.
@@ -70,9 +71,10 @@ struct Span {
     u32 dst;
     u32 len;
     u32 before;
-    // The table row of the first row; NONE: keys do not turn.
-    u32 turn;
-    u32 turn_step;
+    // The table row that turns all of it, in tables of a row for each delta; NONE: keys do not turn.
+    u32 delta;
+    // The table row of the first row, in tables of a row for each row.
+    u32 own;
 };
 
 struct Header {
@@ -241,9 +243,10 @@ struct Walk {
     u32 shift;
     u32 first_turn;
     u32 turn_step;
+    bool row_by_row;
 
-    DEVICE Walk from(const u32* words, const Header& header) {
-        Walk walk{words, header.spans_at, header.spans, 0, 0, 0, 0, 0, 0, 0, 0};
+    DEVICE Walk from(const u32* words, const Header& header, const Shape& shape) {
+        Walk walk{words, header.spans_at, header.spans, 0, 0, 0, 0, 0, 0, 0, 0, shape.row_by_row != 0};
         walk.enter();
         return walk;
     }
@@ -255,16 +258,15 @@ struct Walk {
     __device__ __forceinline__ void enter() {
         const Span entered = span(index);
         const bool right = entered.dst > entered.src;
-        const bool turns = entered.turn != NONE;
         before = entered.before;
         len = entered.len;
         shift = entered.dst - entered.src;
         step = right ? -1u : 1;
-        turn_step = turns ? entered.turn_step * step : 0;
+        turn_step = row_by_row ? step : 0;
         // The row of the order at which the span's first row would be, and from there to the order's row 0.
         const u32 origin = right ? before + len - 1 : before;
         first_src = entered.src - origin * step;
-        first_turn = entered.turn - origin * turn_step;
+        first_turn = row_by_row ? entered.own - origin * step : entered.delta;
     }
 
     // Row `row` of the order; no row before the last one's span.

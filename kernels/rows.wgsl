@@ -59,6 +59,8 @@ struct Job {
     partner: u32,
     // Where the layer's table begins in `cos_sin`.
     table: u32,
+    // 1: every row turns by a row of the table that is its own.
+    row_by_row: u32,
     pairs: u32,
 }
 
@@ -68,9 +70,10 @@ struct Span {
     dst: u32,
     len: u32,
     before: u32,
-    // The table row of the first row; NONE: keys do not turn.
-    turn: u32,
-    turn_step: u32,
+    // The table row that turns all of it, in tables of a row for each delta; NONE: keys do not turn.
+    delta: u32,
+    // The table row of the first row, in tables of a row for each row.
+    own: u32,
 }
 
 // One dispatch's share of the grid.
@@ -117,16 +120,13 @@ struct Row {
 
 // Row `row` of the call's order, which is inside span `index`. A span that moves right goes from its last row to
 // its first, so that no row lands on one that has not been read yet.
-fn row_of(row: u32, index: u32) -> Row {
+fn row_of(job: Job, row: u32, index: u32) -> Row {
     let span = spans[index];
     var inside = row - span.before;
     if span.dst > span.src {
         inside = span.len - 1u - inside;
     }
-    var turn = NONE;
-    if span.turn != NONE {
-        turn = span.turn + inside * span.turn_step;
-    }
+    let turn = select(span.delta, span.own + inside, job.row_by_row != 0u);
     return Row(span.src + inside, span.dst + inside, turn);
 }
 

@@ -46,7 +46,7 @@ DEVICE void splice(const u32* words, const Header& header, const Shape& shape) {
     const bool inside = shape.inside;
 
     // 2. Tile by tile.
-    Walk walk = Walk::from(words, header);
+    Walk walk = Walk::from(words, header, shape);
     Turn<Access::COUNT> turn;
     u32 turn_row = NONE;
     for (u32 start = 0; start < header.rows; start += DEPTH * lane.rows_at_once) {

@@ -44,7 +44,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 continue;
             }
             span = span_of(at, span);
-            let row = row_of(at, span);
+            let row = row_of(job, at, span);
             if row.src == row.dst && !item.turns {
                 continue;
             }

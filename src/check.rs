@@ -1,6 +1,7 @@
 //! What every backend checks before the first byte is written: that layouts, plans, tables and buffers
 //! fit together. A call that is refused here has touched nothing.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::rotations::TurnedSpan;
@@ -22,34 +23,28 @@ pub(crate) fn in_place(
     layers: impl ExactSizeIterator<Item = Buffers>,
     moves: bool,
 ) -> Result<()> {
-    let spans = rotations.spans().iter();
-    let touched = if moves {
-        let affected = || spans.clone().filter(|span| span.is_affected());
-        bounds(affected().flat_map(|s| [s.src..s.src + s.len, s.dst..s.dst + s.len]))
-    } else {
-        bounds(
-            spans
-                .filter(|s| s.turn.is_some())
-                .map(|s| s.src..s.src + s.len),
-        )
-    };
+    let spans = rotations.spans();
     layer_count(rotations, layers.len())?;
     // Buffers first: a layout that fits one has a sane number of blocks.
-    let mut before = None;
     for (index, layer) in layers.enumerate() {
         buffers(index, layout, layer, moves)?;
-        if moves {
-            values_alike(index, layer, &mut before)?;
-        }
     }
     // Tables may be long: values that lie as the keys do are sound if those are.
     let values = layout
         .values
-        .filter(|values| moves && *values != layout.keys);
+        .filter(|values| moves && !values.is_same(&layout.keys));
     for (name, part) in [("keys", Some(layout.keys)), ("values", values)] {
         let Some(part) = part else { continue };
-        rows(name, &part, touched.end)?;
-        distinct_blocks(name, &part, touched.clone())?;
+        if moves {
+            let affected = || spans.iter().filter(|span| span.is_affected());
+            let touched = || merged(affected().map(source), affected().map(destination));
+            rows(name, &part, touched())?;
+            distinct_blocks(name, &part, touched)?;
+        } else {
+            let turned = || spans.iter().filter(|span| span.turns()).map(source);
+            rows(name, &part, turned())?;
+            distinct_blocks(name, &part, turned)?;
+        }
     }
     window(rotations, &layout.keys)
 }
@@ -63,35 +58,40 @@ pub(crate) fn copy(
 ) -> Result<()> {
     layer_count(rotations, src_layers.len())?;
     same_layers(src_layers.len(), dst_layers.len())?;
-    let mut before = None;
     for (index, (&from, &to)) in src_layers.iter().zip(dst_layers).enumerate() {
         buffers(index, src, from, true).map_err(|error| of_end("src", error))?;
         buffers(index, dst, to, true).map_err(|error| of_end("dst", error))?;
-        values_alike(index, from, &mut before)?;
-        if from.values.is_some() != to.values.is_some() {
-            return Err(argument(
-                "dst",
-                format!("layer {index}: source and destination must both have values, or neither"),
-            ));
-        }
+    }
+    if src.values.is_some() != dst.values.is_some() {
+        let has = |layout: &CacheLayout<'_>| match layout.values {
+            Some(_) => "values",
+            None => "none",
+        };
+        let problem = format!(
+            "source and destination must both have values, or neither; the source has {}, the destination {}",
+            has(src),
+            has(dst)
+        );
+        return Err(argument("dst", problem));
     }
     let spans = rotations.spans();
-    let read = bounds(spans.iter().map(|s| s.src..s.src + s.len));
-    let written = bounds(spans.iter().map(|s| s.dst..s.dst + s.len));
+    let read = || spans.iter().map(source);
+    let written = || spans.iter().map(destination);
     let keys = (src.keys, dst.keys);
     // As in a call in place.
-    let values = src.values.zip(dst.values).filter(|values| *values != keys);
+    let values = src.values.zip(dst.values);
+    let values = values.filter(|(from, to)| !(from.is_same(&keys.0) && to.is_same(&keys.1)));
     let parts = [("keys", Some(keys)), ("values", values)];
     for (name, part) in parts {
         let Some((src, dst)) = part else { continue };
         same_rows(name, &src, &dst)?;
-        rows(name, &src, read.end).map_err(|error| of_end("src", error))?;
-        rows(name, &dst, written.end).map_err(|error| of_end("dst", error))?;
+        rows(name, &src, read()).map_err(|error| of_end("src", error))?;
+        rows(name, &dst, written()).map_err(|error| of_end("dst", error))?;
         if within {
-            apart(name, (&src, read.clone()), (&dst, written.clone()))?;
+            apart(name, (&src, read), (&dst, written))?;
         } else {
-            valid_blocks(name, &src, read.clone())?;
-            distinct_blocks(name, &dst, written.clone())?;
+            valid_blocks(name, &src, read())?;
+            distinct_blocks(name, &dst, written)?;
         }
     }
     // Source keys and destination values, and the other way round, where all four share a buffer.
@@ -101,7 +101,7 @@ pub(crate) fn copy(
         dst.values.zip(Some(src.keys)),
     ];
     for (a, b) in crossed.into_iter().flatten().filter(|_| within && packed) {
-        if !same_lattice(&src.keys, &dst.keys) && !a.is_disjoint(&b) {
+        if !src.keys.same_lattice(&dst.keys) && !a.is_disjoint(&b) {
             return Err(Error::Layout(
                 "keys and values share a buffer, and source and destination may overlap".into(),
             ));
@@ -146,14 +146,37 @@ pub(crate) fn layer_count(rotations: &Rotations, given: usize) -> Result<()> {
     }
 }
 
-/// From the first to the last row of some ranges.
-fn bounds(ranges: impl Iterator<Item = Range<usize>>) -> Range<usize> {
-    ranges
-        .reduce(|all, range| all.start.min(range.start)..all.end.max(range.end))
-        .unwrap_or(0..0)
+/// The rows of a span before.
+fn source(span: &TurnedSpan) -> Range<usize> {
+    span.src..span.src + span.len
 }
 
-fn rows(name: &str, layout: &KeyLayout<'_>, needed: usize) -> Result<()> {
+/// The rows of a span after.
+fn destination(span: &TurnedSpan) -> Range<usize> {
+    span.dst..span.dst + span.len
+}
+
+/// Two sequences of ranges, each in order of their starts, as one.
+fn merged(
+    a: impl Iterator<Item = Range<usize>>,
+    b: impl Iterator<Item = Range<usize>>,
+) -> impl Iterator<Item = Range<usize>> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || {
+        let before = match (a.peek(), b.peek()) {
+            (Some(a), Some(b)) => a.start <= b.start,
+            (a, _) => a.is_some(),
+        };
+        if before { a.next() } else { b.next() }
+    })
+}
+
+fn rows(
+    name: &str,
+    layout: &KeyLayout<'_>,
+    touched: impl Iterator<Item = Range<usize>>,
+) -> Result<()> {
+    let needed = touched.map(|rows| rows.end).max().unwrap_or(0);
     if needed > layout.rows() {
         return Err(Error::Layout(format!(
             "{name}: the plan needs {needed} rows, the layout has {}",
@@ -197,24 +220,20 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
         .keys
         .check(layer.keys)
         .map_err(|e| of_layer("keys", e))?;
-    let Some(len) = layer.values.filter(|_| values) else {
-        // Keys alone, where the layouts say that the same buffer holds values too: they would stay behind.
-        let forgotten = |values: &KeyLayout<'_>| {
-            values.offset != layout.keys.offset
-                && values.blocks == layout.keys.blocks
-                && values.rows == layout.keys.rows
-                && values.required_len().is_ok_and(|end| end <= layer.keys)
-                && layout.keys.is_disjoint(values)
-        };
-        if values && layer.values.is_none() && layout.values.as_ref().is_some_and(forgotten) {
-            return Err(argument(
-                "layers",
-                format!(
-                    "layer {index}: the layout puts values into the key buffer, but the layer has none; a layer that is `packed` has"
-                ),
-            ));
-        }
+    if !values {
         return Ok(());
+    }
+    let Some(len) = layer.values else {
+        if layout.values.is_none() {
+            return Ok(());
+        }
+        return Err(argument(
+            "layers",
+            format!(
+                "layer {index} has no values, but the layout says where they lie, and they would stay behind; a layer \
+                 of one buffer that holds both is `packed`, and the layout of keys alone is `CacheLayout::keys_only`"
+            ),
+        ));
     };
     let Some(part) = layout.values else {
         return Err(argument(
@@ -238,42 +257,26 @@ fn buffers(index: usize, layout: &CacheLayout<'_>, layer: Buffers, values: bool)
     Ok(())
 }
 
-/// Rows move with their values in every layer, or in none: one that has been forgotten would stay behind.
-/// `before`: whether the layers before this one have values.
-fn values_alike(index: usize, layer: Buffers, before: &mut Option<bool>) -> Result<()> {
-    let values = layer.values.is_some();
-    if *before.get_or_insert(values) == values {
-        return Ok(());
-    }
-    let has = |values| if values { "values" } else { "no values" };
-    Err(argument(
-        "layers",
-        format!(
-            "layer {index} has {}, those before it have {}",
-            has(values),
-            has(!values)
-        ),
-    ))
-}
-
 /// Source and destination rows in one buffer must have no block in common, or lie wholly apart.
-fn apart(
+fn apart<R: Iterator<Item = Range<usize>>, W: Iterator<Item = Range<usize>>>(
     name: &str,
-    (src, read): (&KeyLayout<'_>, Range<usize>),
-    (dst, written): (&KeyLayout<'_>, Range<usize>),
+    (src, read): (&KeyLayout<'_>, impl Fn() -> R),
+    (dst, written): (&KeyLayout<'_>, impl Fn() -> W),
 ) -> Result<()> {
-    valid_blocks(name, src, read.clone())?;
-    let mut blocks = Blocks::default();
-    blocks.claim(name, dst, written)?;
-    if same_lattice(src, dst) {
-        return blocks.claim(name, src, read).map_err(|_| {
+    valid_blocks(name, src, read())?;
+    valid_blocks(name, dst, written())?;
+    let number = number_of_blocks(src, read()) + number_of_blocks(dst, written());
+    let mut claims = Claims::new(dst, number)?;
+    claims.add(name, dst, written())?;
+    if src.same_lattice(dst) {
+        return claims.add(name, src, read()).map_err(|_| {
             Error::Layout(format!(
                 "{name}: a block is among those to copy from and those to copy to, or twice among the \
                  former; `splice` is what moves rows inside their own blocks"
             ))
         });
     }
-    if !read.is_empty() && !src.is_disjoint(dst) {
+    if read().next().is_some() && !src.is_disjoint(dst) {
         return Err(Error::Layout(format!(
             "{name}: source and destination share a buffer, and their layouts may overlap"
         )));
@@ -281,74 +284,125 @@ fn apart(
     Ok(())
 }
 
-/// Whether two layouts differ in their tables at most, so that different blocks share no element.
-pub(crate) fn same_lattice(a: &KeyLayout<'_>, b: &KeyLayout<'_>) -> bool {
-    KeyLayout { table: None, ..*a } == KeyLayout { table: None, ..*b }
+/// The blocks of some rows, by their places in the sequence, each once. The ranges are in order of their
+/// starts, and inside the layout.
+fn blocks_of(
+    layout: &KeyLayout<'_>,
+    rows: impl Iterator<Item = Range<usize>>,
+) -> impl Iterator<Item = Range<usize>> {
+    let block = layout.rows.len.max(1);
+    let mut done = 0;
+    rows.filter_map(move |rows| {
+        let blocks = done.max(rows.start / block)..rows.end.div_ceil(block);
+        done = done.max(blocks.end);
+        (!blocks.is_empty()).then_some(blocks)
+    })
 }
 
-/// Every block of these rows exists.
-fn valid_blocks(name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
-    each_block(name, layout, rows, |_, _| Ok(()))
+fn number_of_blocks(layout: &KeyLayout<'_>, rows: impl Iterator<Item = Range<usize>>) -> usize {
+    blocks_of(layout, rows).map(|blocks| blocks.len()).sum()
 }
 
-/// Hands every block of these rows to `take`, by its place in the sequence and in the layout, where it exists.
-fn each_block(
+/// Every block of these rows exists. Without a table, rows that do are in such.
+fn valid_blocks(
     name: &str,
     layout: &KeyLayout<'_>,
-    rows: Range<usize>,
-    mut take: impl FnMut(usize, usize) -> Result<()>,
+    rows: impl Iterator<Item = Range<usize>>,
 ) -> Result<()> {
-    let mut one = |(index, block): (usize, usize)| {
-        if block >= layout.blocks.len {
+    let Some(table) = layout.table else {
+        return Ok(());
+    };
+    let blocks = layout.blocks.len;
+    for range in blocks_of(layout, rows) {
+        let entries = &table[range.clone()];
+        if let Some(at) = entries.iter().position(|&block| block as usize >= blocks) {
+            let (index, block) = (range.start + at, entries[at]);
             return Err(Error::Layout(format!(
-                "{name}: block table entry {index} is {block}, there are {} blocks",
-                layout.blocks.len
+                "{name}: block table entry {index} is {}, there are {blocks} blocks",
+                shown(block)
             )));
         }
-        take(index, block)
-    };
-    let block = layout.rows.len.max(1);
-    let mut blocks = rows.start / block..rows.end.div_ceil(block);
-    match layout.table {
-        // A table may have thousands of entries.
-        Some(table) => {
-            let entries = table[blocks.clone()].iter().map(|&block| block as usize);
-            blocks.zip(entries).try_for_each(one)
-        }
-        None => blocks.try_for_each(|index| one((index, index))),
+    }
+    Ok(())
+}
+
+/// A block as its table has it: those of engines are of signed numbers, -1 for none.
+fn shown(block: u32) -> i64 {
+    match i32::try_from(block) {
+        Ok(block) => block.into(),
+        Err(_) => (block as i32).into(),
     }
 }
 
 /// Every block of these rows exists and is there once.
-fn distinct_blocks(name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
-    match layout.table {
-        Some(_) => Blocks::default().claim(name, layout, rows),
-        None => valid_blocks(name, layout, rows),
+fn distinct_blocks<R: Iterator<Item = Range<usize>>>(
+    name: &str,
+    layout: &KeyLayout<'_>,
+    rows: impl Fn() -> R,
+) -> Result<()> {
+    if layout.table.is_none() {
+        return Ok(());
     }
+    valid_blocks(name, layout, rows())?;
+    Claims::new(layout, number_of_blocks(layout, rows()))?.add(name, layout, rows())
 }
 
-/// The physical blocks that a call has claimed, a bit each: two rows of a sequence in one place would be
-/// turned twice, and raced for by two threads.
-#[derive(Default)]
-struct Blocks(Vec<u64>);
+/// The physical blocks that a call has claimed: two rows of a sequence in one place would be turned twice, and
+/// raced for by two threads.
+enum Claims {
+    /// A bit for each block that there is, where a call touches a fair part of them.
+    Bits(Vec<u64>),
+    /// Those that are claimed, in a pool beside which they are few.
+    Few(HashSet<usize>),
+}
 
-impl Blocks {
-    /// Every block of these rows exists, and none is claimed twice.
-    fn claim(&mut self, name: &str, layout: &KeyLayout<'_>, rows: Range<usize>) -> Result<()> {
-        if self.0.is_empty() && !rows.is_empty() {
-            // Zeroed pages come untouched from the system, so a large pool costs what is used of it.
-            self.0 = vec![0; layout.blocks.len.div_ceil(64)];
+impl Claims {
+    /// For `number` blocks of a layout, at most.
+    fn new(layout: &KeyLayout<'_>, number: usize) -> Result<Claims> {
+        let no_memory = |_| Error::OutOfMemory(format!("to check {number} blocks"));
+        let words = layout.blocks.len.div_ceil(64);
+        // A word is cleared in a fraction of the time that a hash takes.
+        if words / 16 <= number {
+            let mut bits = Vec::new();
+            bits.try_reserve_exact(words).map_err(no_memory)?;
+            bits.resize(words, 0);
+            return Ok(Claims::Bits(bits));
         }
-        each_block(name, layout, rows, |index, block| {
-            let (word, bit) = (block / 64, 1 << (block % 64));
-            if self.0[word] & bit != 0 {
-                return Err(Error::Layout(format!(
-                    "{name}: block table entry {index}: block {block} is there twice"
-                )));
+        let mut few = HashSet::new();
+        few.try_reserve(number).map_err(no_memory)?;
+        Ok(Claims::Few(few))
+    }
+
+    /// Claims the blocks of these rows, which exist, if none is claimed yet.
+    fn add(
+        &mut self,
+        name: &str,
+        layout: &KeyLayout<'_>,
+        rows: impl Iterator<Item = Range<usize>>,
+    ) -> Result<()> {
+        let twice = |index, block| {
+            Err(Error::Layout(format!(
+                "{name}: block table entry {index}: block {block} is there twice"
+            )))
+        };
+        for range in blocks_of(layout, rows) {
+            for index in range {
+                let block = layout.block(index);
+                let new = match self {
+                    Claims::Bits(bits) => {
+                        let (word, bit) = (block / 64, 1 << (block % 64));
+                        let new = bits[word] & bit == 0;
+                        bits[word] |= bit;
+                        new
+                    }
+                    Claims::Few(few) => few.insert(block),
+                };
+                if !new {
+                    return twice(index, block);
+                }
             }
-            self.0[word] |= bit;
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 

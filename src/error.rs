@@ -54,8 +54,8 @@ pub enum Error {
     #[error("limit: {0}")]
     Limit(String),
 
-    /// The device has no memory left.
-    #[error("out of device memory: {0}")]
+    /// The device, or the host, has no memory left.
+    #[error("out of memory: {0}")]
     OutOfMemory(String),
 
     /// The device is gone: its driver was reset, or it was unplugged.

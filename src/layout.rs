@@ -24,7 +24,7 @@ use crate::{ElementType, Error, Result};
 /// or rows, never in bytes.
 ///
 /// Values use the same descriptor; a [`CacheLayout`] holds one for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub struct KeyLayout<'t> {
     pub(crate) element: ElementType,
     pub(crate) offset: usize,
@@ -269,6 +269,42 @@ impl<'t> KeyLayout<'t> {
         Ok(self)
     }
 
+    /// Everything but the table.
+    fn lattice(&self) -> (ElementType, Strides) {
+        let KeyLayout {
+            element,
+            offset,
+            batch,
+            blocks,
+            rows,
+            heads,
+            packs,
+            pack,
+            table: _,
+        } = *self;
+        let strides = Strides {
+            offset,
+            batch,
+            blocks,
+            rows,
+            heads,
+            packs,
+            pack,
+        };
+        (element, strides)
+    }
+
+    /// Whether two layouts differ in their tables at most, so that different blocks share no element.
+    pub(crate) fn same_lattice(&self, other: &KeyLayout<'_>) -> bool {
+        self.lattice() == other.lattice()
+    }
+
+    /// Whether the other is the same layout by the very same table. A table may be long, and so takes time to
+    /// compare: this is false where two are merely equal.
+    pub(crate) fn is_same(&self, other: &KeyLayout<'_>) -> bool {
+        self.same_lattice(other) && same_table(self.table, other.table)
+    }
+
     /// The stored type.
     pub fn element(&self) -> ElementType {
         self.element
@@ -428,8 +464,21 @@ impl<'t> KeyLayout<'t> {
         };
         first_span <= gap
             && nested_span_from(both, &mut outer).is_ok()
-            && first.table == second.table
+            && (same_table(first.table, second.table) || first.table == second.table)
     }
+}
+
+impl PartialEq for KeyLayout<'_> {
+    fn eq(&self, other: &KeyLayout<'_>) -> bool {
+        // Two that have one table need not look at it.
+        self.is_same(other) || self.same_lattice(other) && self.table == other.table
+    }
+}
+
+/// Whether two tables are one.
+fn same_table(a: Option<&[u32]>, b: Option<&[u32]>) -> bool {
+    let place = |table: &[u32]| (table.as_ptr(), table.len());
+    a.map(place) == b.map(place)
 }
 
 /// The layouts of a layer's keys and values.

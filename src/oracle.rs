@@ -24,16 +24,23 @@ pub fn pair(rope: &Rope, j: usize) -> (usize, usize) {
 /// Encodes `position` into a head vector: rotates each pair of the rope's window by
 /// `position · inv_freq`.
 ///
+/// No f64 holds that product; it is the sum of two, the rounded product and what rounding lost, and the
+/// pair is rotated by one and then by the other.
+///
 /// # Panics
 /// If the vector is shorter than the rope's window.
 pub fn rotate(vector: &mut [f64], rope: &Rope, position: f64) {
-    for (j, inv_freq) in rope.inv_freq().iter().enumerate() {
-        let (sin, cos) = (position * inv_freq).sin_cos();
+    for (j, &inv_freq) in rope.inv_freq().iter().enumerate() {
+        let product = position * inv_freq;
+        let lost = position.mul_add(inv_freq, -product);
         let (a, b) = pair(rope, j);
-        (vector[a], vector[b]) = (
-            vector[a] * cos - vector[b] * sin,
-            vector[b] * cos + vector[a] * sin,
-        );
+        for angle in [product, lost] {
+            let (sin, cos) = angle.sin_cos();
+            (vector[a], vector[b]) = (
+                vector[a] * cos - vector[b] * sin,
+                vector[b] * cos + vector[a] * sin,
+            );
+        }
     }
 }
 
@@ -83,6 +90,26 @@ pub fn error_in_ulps(element: ElementType, got: (f64, f64), expected: (f64, f64)
 mod tests {
     use super::*;
     use half::{bf16, f16};
+
+    /// Bit by bit: a frequency times a power of two is exact.
+    #[test]
+    fn the_largest_positions_are_as_exact_as_small_ones() {
+        let rope = Rope::from_inv_freq(vec![1.0, 0.7, 1e-3, 12345.678, 1e-9]).unwrap();
+        for position in [i32::MAX, i32::MAX - 12_345, 1 << 30, 999_999_937, 3] {
+            let mut vector = vec![1.0; 5];
+            vector.resize(10, 0.0);
+            rotate(&mut vector, &rope, f64::from(position));
+            for (j, inv_freq) in rope.inv_freq().iter().enumerate() {
+                let bits = (0..31).filter(|bit| position & 1 << bit != 0);
+                let (cos, sin) = bits.fold((1.0, 0.0), |(cos, sin), bit| {
+                    let (s, c) = (inv_freq * f64::from(1u32 << bit)).sin_cos();
+                    (cos * c - sin * s, sin * c + cos * s)
+                });
+                let error = (vector[j] - cos).abs().max((vector[j + 5] - sin).abs());
+                assert!(error < 1e-14, "{position} by {inv_freq}: {error:e}");
+            }
+        }
+    }
 
     #[test]
     fn ulp_is_the_distance_to_the_next_value() {

@@ -18,8 +18,8 @@ pub(crate) struct Span {
     pub(crate) dst: u32,
     pub(crate) len: u32,
     pub(crate) before: u32,
-    pub(crate) turn: u32,
-    pub(crate) turn_step: u32,
+    pub(crate) delta: u32,
+    pub(crate) own: u32,
 }
 
 /// Source or destination.
@@ -49,8 +49,8 @@ impl Order {
                 dst,
                 len: span.len as u32,
                 before: rows,
-                turn: span.turn.map_or(NONE, |turn| turn.first),
-                turn_step: span.turn.map_or(0, |turn| turn.step),
+                delta: span.delta.unwrap_or(NONE),
+                own: span.own.unwrap_or(NONE),
             });
             rows = rows.checked_add(span.len as u32).ok_or_else(too_long)?;
         }
@@ -89,7 +89,8 @@ mod tests {
             src,
             dst,
             len,
-            turn: None,
+            delta: None,
+            own: None,
         };
         // Moves right, moves left.
         Order::new([span(10, 14, 6), span(30, 25, 5)].into_iter()).expect("small")
@@ -107,7 +108,8 @@ mod tests {
             src: 0,
             dst: u32::MAX as usize - 3,
             len: 5,
-            turn: None,
+            delta: None,
+            own: None,
         };
         assert!(matches!(
             Order::new([span].into_iter()),

@@ -8,14 +8,21 @@
 //! R(p_new · f_new) · R(p_old · f_old)ᵀ = R(p_new · f_new − p_old · f_old)
 //! ```
 //!
-//! The angle is composed in f64 before any cosine is taken and rounded to f32 once. Where the
-//! frequencies did not change it is `(p_new − p_old) · f`: rows with the same delta share a table row,
-//! and an edit needs one to six of them. Where they did change (LongRoPE's switch, dynamic NTK) every
-//! row has an angle of its own, so the table has one row per cache row.
+//! The angle is composed before any cosine is taken, as the exact sum of two f64 (`angle.rs`), and its
+//! cosine and sine are rounded to f32 once. Where the frequencies did not change it is
+//! `(p_new − p_old) · f`: rows with the same delta share a table row, and an edit needs one to six of
+//! them. Where they did change (LongRoPE's switch, dynamic NTK) every row has an angle of its own, so
+//! the table has one row per row that the plan keeps, for each distinct pair of ropes.
 
-use crate::{Error, ModelRope, Plan, Result, Rope};
+mod angle;
 
-/// Where the table rows of a span are: row `i` of the span turns by table row `first + i * step`.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::{Error, ModelRope, Plan, Result, Rope, Span};
+
+/// Where a span's rows of a table are: row `i` of the span turns by table row `first + i * step`.
+/// [`TurnedSpan::turn`] says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     /// Table row of the span's first row.
@@ -33,24 +40,56 @@ pub struct TurnedSpan {
     pub dst: usize,
     /// Number of rows.
     pub len: usize,
-    /// How keys turn; `None`: not at all, their bits stay as they are.
-    pub turn: Option<Turn>,
+    /// In the tables of ropes whose frequencies did not change: the row that turns all of the span. `None`: its
+    /// positions stay.
+    pub(crate) delta: Option<u32>,
+    /// In the tables of ropes whose frequencies changed: the row of the span's first row; those of the others follow.
+    /// `None`: there is no such table.
+    pub(crate) own: Option<u32>,
 }
 
 impl TurnedSpan {
+    /// How keys turn in a layer whose table this is; `None`: not at all, their bits stay as they are.
+    pub fn turn(&self, table: &Table) -> Option<Turn> {
+        if table.is_row_by_row() {
+            self.own.map(|first| Turn { first, step: 1 })
+        } else {
+            self.delta.map(|first| Turn { first, step: 0 })
+        }
+    }
+
+    /// Whether keys turn in any layer that has a rope.
+    pub fn turns(&self) -> bool {
+        self.delta.is_some() || self.own.is_some()
+    }
+
     /// Whether a splice has anything to do here.
     pub fn is_affected(&self) -> bool {
-        self.turn.is_some() || self.src != self.dst
+        self.turns() || self.src != self.dst
+    }
+
+    /// The span without its first rows.
+    fn skip(self, rows: usize) -> TurnedSpan {
+        TurnedSpan {
+            src: self.src + rows,
+            dst: self.dst + rows,
+            len: self.len - rows,
+            // At most the rows of a table, which a `u32` counts.
+            own: self.own.map(|first| first + rows as u32),
+            ..self
+        }
     }
 }
 
-/// The (cos, sin) rows of one rope. All tables of a [`Rotations`] number their rows alike.
+/// The (cos, sin) rows of one rope: one for each distinct delta, or where its frequencies changed one for each row
+/// that the plan keeps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     old: Rope,
     new: Rope,
-    /// `rows × (pairs cosines, pairs sines)`.
-    cos_sin: Vec<f32>,
+    /// `rows × (pairs cosines, pairs sines)`. Shared with the rotations of some of the layers, or rows.
+    cos_sin: Arc<Vec<f32>>,
+    row_by_row: bool,
 }
 
 impl Table {
@@ -78,37 +117,77 @@ impl Table {
         &self.cos_sin
     }
 
-    fn changes_frequencies(&self) -> bool {
-        self.old.inv_freq() != self.new.inv_freq()
-    }
-
-    /// Appends the row that turns a key from `old_position` to `new_position`.
-    fn push(&mut self, old_position: i32, new_position: i32) {
-        let angles = |(old, new): (&f64, &f64)| {
-            // Equal frequencies: one product of the exact difference, not a difference of products.
-            if old == new {
-                (f64::from(new_position) - f64::from(old_position)) * new
-            } else {
-                f64::from(new_position) * new - f64::from(old_position) * old
-            }
-        };
-        let pairs = self.new.pairs();
-        let start = self.cos_sin.len();
-        self.cos_sin.resize(start + 2 * pairs, 0.0);
-        let (cos, sin) = self.cos_sin[start..].split_at_mut(pairs);
-        let frequencies = self.old.inv_freq().iter().zip(self.new.inv_freq());
-        for ((cos, sin), angle) in cos.iter_mut().zip(sin).zip(frequencies.map(angles)) {
-            let (s, c) = angle.sin_cos();
-            (*cos, *sin) = (c as f32, s as f32);
+    fn new(old: &Rope, new: &Rope) -> Table {
+        Table {
+            old: old.clone(),
+            new: new.clone(),
+            cos_sin: Arc::default(),
+            row_by_row: old.inv_freq() != new.inv_freq(),
         }
     }
+
+    /// Whether each row that the plan keeps has a table row of its own, as its frequencies changed.
+    pub fn is_row_by_row(&self) -> bool {
+        self.row_by_row
+    }
+
+    /// The rows that turn keys by `deltas`, one each.
+    fn set_deltas(&mut self, deltas: &[i32]) {
+        let pairs = self.new.pairs();
+        let rows = emptied(&mut self.cos_sin);
+        rows.resize(deltas.len() * 2 * pairs, 0.0);
+        for (row, &delta) in rows.chunks_exact_mut(2 * pairs).zip(deltas) {
+            angle::row(row, (&self.new, 0), (&self.new, delta));
+        }
+    }
+
+    /// The rows that turn every row of the spans, one each.
+    fn set_rows(&mut self, spans: &[Span]) {
+        let width = 2 * self.new.pairs();
+        let rows = emptied(&mut self.cos_sin);
+        rows.resize(
+            spans.iter().map(|span| span.len).sum::<usize>() * width,
+            0.0,
+        );
+        let mut rest = &mut rows[..];
+        for span in spans {
+            let (rows, behind) = rest.split_at_mut(span.len * width);
+            let ends = (
+                (&self.old, span.old_position),
+                (&self.new, span.new_position),
+            );
+            angle::run(rows, ends.0, ends.1);
+            rest = behind;
+        }
+    }
+}
+
+/// Makes a list its owner's alone, with memory for `len` items; what it holds stays.
+fn reserve<T: Clone>(list: &mut Arc<Vec<T>>, len: usize) -> Result<()> {
+    let failed = |_| Error::OutOfMemory(format!("{len} items of {} bytes", size_of::<T>()));
+    if Arc::get_mut(list).is_none() {
+        let mut own = Vec::new();
+        own.try_reserve(len.max(list.len())).map_err(failed)?;
+        own.extend_from_slice(list);
+        *list = Arc::new(own);
+    }
+    let own = Arc::get_mut(list).expect("nobody shares it any more");
+    own.try_reserve(len.saturating_sub(own.len()))
+        .map_err(failed)
+}
+
+/// The memory of a list that has been [reserved](reserve), without what it held.
+fn emptied<T>(list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
+    let list = Arc::get_mut(list).expect("`reserve` has made it its owner's");
+    list.clear();
+    list
 }
 
 /// A plan made ready for the kernels, for one model. Made once per model, used for all of its layers;
 /// [`update`](Rotations::update) makes the next edit's in the same memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotations {
-    spans: Vec<TurnedSpan>,
+    spans: Arc<Vec<TurnedSpan>>,
     old_rows: usize,
     new_rows: usize,
     tables: Vec<Table>,
@@ -120,14 +199,10 @@ impl Rotations {
     /// For a model whose layers all have the same rope; a verb then takes any number of layers.
     ///
     /// # Errors
-    /// [`Error::Plan`] if the plan needs more than `u32::MAX` table rows.
+    /// As [`update`](Rotations::update).
     pub fn new(plan: &Plan, rope: &Rope) -> Result<Rotations> {
         let mut rotations = Rotations::empty();
-        rotations.tables.push(Table {
-            old: rope.clone(),
-            new: rope.clone(),
-            cos_sin: Vec::new(),
-        });
+        rotations.tables.push(Table::new(rope, rope));
         rotations.update(plan)?;
         Ok(rotations)
     }
@@ -136,7 +211,7 @@ impl Rotations {
     /// model's layers, in order; [`select`](Rotations::select) narrows to some of them.
     ///
     /// # Errors
-    /// [`Error::Plan`] if the plan needs more than `u32::MAX` table rows.
+    /// As [`update`](Rotations::update).
     pub fn for_model(plan: &Plan, model: &ModelRope) -> Result<Rotations> {
         Rotations::between(plan, model, model)
     }
@@ -144,9 +219,12 @@ impl Rotations {
     /// For a model whose frequencies changed between the time the keys were encoded (`old`) and now
     /// (`new`): LongRoPE's switch, dynamic NTK. Rows whose position stays turn as well.
     ///
+    /// Every row has an angle of its own then: for each distinct pair of old and new rope, `8 · pairs`
+    /// bytes for each row that the plan keeps.
+    ///
     /// # Errors
-    /// [`Error::Rope`] if the two differ in anything but frequencies (layers, pairing, window), and
-    /// [`Error::Plan`] if the plan needs more than `u32::MAX` table rows.
+    /// [`Error::Rope`] if the two differ in anything but frequencies (layers, pairing, window), and as
+    /// [`update`](Rotations::update).
     pub fn between(plan: &Plan, old: &ModelRope, new: &ModelRope) -> Result<Rotations> {
         if old.layers() != new.layers() {
             return Err(Error::Rope(format!(
@@ -157,7 +235,7 @@ impl Rotations {
         }
         let mut rotations = Rotations::empty();
         // Layers share a table when they share both ropes.
-        let mut known = Vec::new();
+        let mut known = HashMap::new();
         let mut layers = Vec::with_capacity(new.layers());
         for layer in 0..new.layers() {
             let key = (old.rope_index(layer), new.rope_index(layer));
@@ -173,14 +251,9 @@ impl Rotations {
                     )));
                 }
             };
-            let table = known.iter().position(|&k| k == key).unwrap_or_else(|| {
-                known.push(key);
-                rotations.tables.push(Table {
-                    old: from.clone(),
-                    new: to.clone(),
-                    cos_sin: Vec::new(),
-                });
-                known.len() - 1
+            let table = *known.entry(key).or_insert_with(|| {
+                rotations.tables.push(Table::new(from, to));
+                rotations.tables.len() - 1
             });
             layers.push(Some(table));
         }
@@ -191,7 +264,7 @@ impl Rotations {
 
     fn empty() -> Rotations {
         Rotations {
-            spans: Vec::new(),
+            spans: Arc::default(),
             old_rows: 0,
             new_rows: 0,
             tables: Vec::new(),
@@ -202,57 +275,52 @@ impl Rotations {
     /// The same ropes with another plan, in the same memory: no allocation once it is large enough.
     ///
     /// # Errors
-    /// [`Error::Plan`] if the plan needs more than `u32::MAX` table rows; nothing has changed then.
+    /// [`Error::Plan`] if the plan needs more than `u32::MAX` table rows, and [`Error::OutOfMemory`] if
+    /// there is no memory for them; nothing has changed then.
     pub fn update(&mut self, plan: &Plan) -> Result<()> {
-        let row_by_row = self.tables.iter().any(Table::changes_frequencies);
-        let table_rows = if row_by_row {
-            plan.kept().iter().map(|span| span.len).sum()
-        } else {
-            plan.deltas().len()
-        };
-        if u32::try_from(table_rows).is_err() {
+        let row_by_row = self.tables.iter().any(Table::is_row_by_row);
+        let rows: usize = plan.kept().iter().map(|span| span.len).sum();
+        let deltas = plan.deltas().len();
+        let most = if row_by_row { rows } else { deltas };
+        if u32::try_from(most).is_err() {
             return Err(Error::Plan(format!(
-                "{table_rows} different rotations are more than a table holds"
+                "{most} different rotations are more than a table holds"
             )));
         }
+
+        // All of it before anything changes.
+        for table in &mut self.tables {
+            let rows = if table.row_by_row { rows } else { deltas };
+            reserve(&mut table.cos_sin, rows * 2 * table.new.pairs())?;
+        }
+        reserve(&mut self.spans, plan.kept().len())?;
 
         self.old_rows = plan.old_rows();
         self.new_rows = plan.new_rows();
         for table in &mut self.tables {
-            table.cos_sin.clear();
-            if row_by_row {
-                for span in plan.kept() {
-                    for row in 0..span.len as i32 {
-                        table.push(span.old_position + row, span.new_position + row);
-                    }
-                }
+            if table.row_by_row {
+                table.set_rows(plan.kept());
             } else {
-                for &delta in plan.deltas() {
-                    table.push(0, delta);
-                }
+                table.set_deltas(plan.deltas());
             }
         }
 
-        let mut first = 0;
-        self.spans.clear();
-        self.spans.extend(plan.kept().iter().map(|span| {
-            let turn = if row_by_row {
-                let turn = Turn { first, step: 1 };
-                first += span.len as u32;
-                Some(turn)
-            } else {
-                // A delta of 0 is not in the list.
-                let row = plan.deltas().binary_search(&span.delta()).ok();
-                row.map(|row| Turn {
-                    first: row as u32,
-                    step: 0,
-                })
-            };
+        let mut first = 0u32;
+        emptied(&mut self.spans).extend(plan.kept().iter().map(|span| {
+            let own = row_by_row.then_some(first);
+            // Without tables of that kind they are not counted, and may be more.
+            first = first.wrapping_add(span.len as u32);
             TurnedSpan {
                 src: span.src,
                 dst: span.dst,
                 len: span.len,
-                turn,
+                // A delta of 0 is not in the list.
+                delta: plan
+                    .deltas()
+                    .binary_search(&span.delta())
+                    .ok()
+                    .map(|row| row as u32),
+                own,
             }
         }));
         Ok(())
@@ -298,27 +366,31 @@ impl Rotations {
     /// The same rotations without the rows that neither turn nor move: what a splice touches. A copy of
     /// these alone is for a destination that holds all others already.
     pub fn affected_only(&self) -> Rotations {
-        let mut affected = self.clone();
-        affected.spans.retain(TurnedSpan::is_affected);
-        affected
+        let affected = self.spans.iter().filter(|span| span.is_affected());
+        self.with_spans(affected.copied().collect())
     }
 
     /// The same rotations without the rows before `row`, counted after the edit: for a copy between
     /// sequences that share the pages of their first rows, which must neither turn nor move.
     pub fn starting_at(&self, row: usize) -> Rotations {
-        let mut rest = self.clone();
-        for span in &mut rest.spans {
-            let skipped = row.saturating_sub(span.dst).min(span.len);
-            span.src += skipped;
-            span.dst += skipped;
-            span.len -= skipped;
-            if let Some(turn) = &mut span.turn {
-                // At most the rows of a table, which a `u32` counts.
-                turn.first += turn.step * skipped as u32;
-            }
+        let before = self
+            .spans
+            .partition_point(|span| span.dst + span.len <= row);
+        let mut rest = self.spans[before..].to_vec();
+        if let Some(cut) = rest.first_mut() {
+            *cut = cut.skip(row.saturating_sub(cut.dst));
         }
-        rest.spans.retain(|span| span.len > 0);
-        rest
+        self.with_spans(rest)
+    }
+
+    /// Some of the rows, with the same tables: these are shared, not copied.
+    fn with_spans(&self, spans: Vec<TurnedSpan>) -> Rotations {
+        Rotations {
+            spans: Arc::new(spans),
+            tables: self.tables.clone(),
+            layers: self.layers.clone(),
+            ..*self
+        }
     }
 
     /// Every row that the plan keeps, in order of destination.

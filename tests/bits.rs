@@ -202,7 +202,7 @@ fn expected<T: Bits>(
                     let mut vector: Vec<T> = (0..size.dim)
                         .map(|dim| from.0[src.0.index([batch, head, row, dim])])
                         .collect();
-                    if let Some((table, turn)) = table.zip(span.turn) {
+                    if let Some((table, turn)) = table.and_then(|t| Some((t, span.turn(t)?))) {
                         let (cos, sin) = table.row(turn.first as usize + i * turn.step as usize);
                         for pair in 0..cos.len() {
                             let (a, b) = oracle::pair(table.rope(), pair);

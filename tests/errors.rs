@@ -23,6 +23,11 @@ fn layout() -> KeyLayout<'static> {
     KeyLayout::bhsd(F32, [1, 2, ROWS, 8])
 }
 
+/// The same for a cache without values.
+fn keys_only() -> CacheLayout<'static> {
+    CacheLayout::keys_only(layout())
+}
+
 /// Runs a call on one layer's keys and values and expects it to be refused with `expected` in the text.
 #[track_caller]
 fn refused(expected: &str, call: impl Fn(&mut [f32], &mut [f32]) -> Result<()>) {
@@ -208,7 +213,7 @@ fn block_tables() {
     // A negative entry of an `i32` table.
     let table = [0, 1, -1, 2, 3];
     splice_refused(
-        "is 4294967295",
+        "block table entry 2 is -1, there are 5 blocks",
         &rotations(),
         pages.with_table(bytemuck::cast_slice(&table)),
     );
@@ -252,16 +257,16 @@ fn copies_that_do_not_fit() {
         let other = KeyLayout::bhsd(F32, [1, 1, ROWS, 8]);
         Cpu::new().copy(
             &rotations(),
-            layout(),
+            keys_only(),
             &from,
-            other,
+            CacheLayout::keys_only(other),
             &mut [Layer::keys_only(keys)],
         )
     });
     refused("must both have values", |keys, values| {
         Cpu::new().copy(
             &rotations(),
-            layout(),
+            keys_only(),
             &from,
             layout(),
             &mut [Layer::new(keys, values)],
@@ -271,7 +276,7 @@ fn copies_that_do_not_fit() {
         "dst: 2 layers to copy to, but 1 to copy from",
         |keys, values| {
             let mut layers = [Layer::keys_only(keys), Layer::keys_only(values)];
-            Cpu::new().copy(&rotations(), layout(), &from, layout(), &mut layers)
+            Cpu::new().copy(&rotations(), keys_only(), &from, keys_only(), &mut layers)
         },
     );
     let pages = KeyLayout::nhd(F32, [10, 2, 2, 8]);
@@ -280,15 +285,13 @@ fn copies_that_do_not_fit() {
         |keys, _| {
             let plan = Plan::from_edits(7, &[Edit::delete(0..1)]).unwrap();
             let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
-            let (src, dst) = (
-                pages.with_table(&[0, 1, 2, 3]),
-                pages.with_table(&[4, 5, 1]),
-            );
+            let tables: [&[u32]; 2] = [&[0, 1, 2, 3], &[4, 5, 1]];
+            let [src, dst] = tables.map(|table| CacheLayout::keys_only(pages.with_table(table)));
             Cpu::new().copy_within(&rotations, src, dst, &mut [Layer::keys_only(keys)])
         },
     );
     refused("may overlap", |keys, _| {
-        let half = KeyLayout::bhsd(F32, [1, 2, 9, 8]);
+        let half = CacheLayout::keys_only(KeyLayout::bhsd(F32, [1, 2, 9, 8]));
         let plan = Plan::from_edits(8, &[Edit::delete(0..1)]).unwrap();
         let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
         Cpu::new().copy_within(
@@ -350,48 +353,61 @@ fn a_copy_into_a_table_with_a_block_twice() {
         let to = pages.with_table(&[0, 1, 2, 1, 3]);
         Cpu::new().copy(
             &rotations(),
-            pages,
+            CacheLayout::keys_only(pages),
             &from,
-            to,
+            CacheLayout::keys_only(to),
             &mut [Layer::keys_only(keys)],
         )
     });
 }
 
+/// Half of an edit is none: what has values moves them, or its layout says that it has none.
 #[test]
 fn values_that_would_stay_behind() {
+    const BEHIND: &str = "has no values, but the layout says where they lie";
     let packed = KeyLayout::packed_nhd(F32, [5, 2, 2, 8]);
     let plan = Plan::from_edits(6, &[Edit::insert(1, 2)]).unwrap();
-    let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
-    refused("a layer that is `packed` has", |buffer, _| {
-        Cpu::new().splice(&rotations, packed, &mut [Layer::keys_only(buffer)])
+    let packed_rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
+    refused(BEHIND, |buffer, _| {
+        let mut layers = [Layer::keys_only(buffer)];
+        Cpu::new().splice(&packed_rotations, packed, &mut layers)
     });
+    refused(BEHIND, |keys, _| {
+        Cpu::new().splice(&rotations(), layout(), &mut [Layer::keys_only(keys)])
+    });
+    refused(BEHIND, |keys, _| {
+        let old = [1f32; LEN];
+        let from = [LayerRef {
+            keys: &old,
+            values: None,
+        }];
+        let mut layers = [Layer::keys_only(keys)];
+        Cpu::new().copy(&rotations(), layout(), &from, layout(), &mut layers)
+    });
+    refused(BEHIND, |keys, values| {
+        let mut other = [0f32; LEN];
+        let mut layers = [Layer::new(keys, values), Layer::keys_only(&mut other)];
+        Cpu::new().splice(&rotations(), layout(), &mut layers)
+    });
+    refused("layer 1 has values, but the layout does not", |keys, _| {
+        let (mut others, mut more) = ([0f32; LEN], [0f32; LEN]);
+        let mut layers = [Layer::keys_only(keys), Layer::new(&mut others, &mut more)];
+        Cpu::new().splice(&rotations(), keys_only(), &mut layers)
+    });
+    // Keys alone, where the layout says so.
+    let mut keys = [1f32; LEN];
+    Cpu::new()
+        .splice(
+            &rotations(),
+            keys_only(),
+            &mut [Layer::keys_only(&mut keys)],
+        )
+        .unwrap();
+    assert_ne!(keys, [1f32; LEN]);
 }
 
 #[test]
-fn some_layers_with_values_and_some_without() {
-    refused(
-        "layer 1 has no values, those before it have values",
-        |keys, values| {
-            let mut other = [0f32; LEN];
-            let mut layers = [Layer::new(keys, values), Layer::keys_only(&mut other)];
-            Cpu::new().splice(&rotations(), layout(), &mut layers)
-        },
-    );
-    refused(
-        "layer 1 has values, those before it have no values",
-        |keys, _| {
-            let (old_keys, old_values) = ([1f32; LEN], [1f32; LEN]);
-            let from = [None, Some(&old_values[..])].map(|values| LayerRef {
-                keys: &old_keys,
-                values,
-            });
-            let (mut others, mut more) = ([0f32; LEN], [0f32; LEN]);
-            let mut layers = [Layer::keys_only(keys), Layer::new(&mut others, &mut more)];
-            Cpu::new().copy(&rotations(), layout(), &from, layout(), &mut layers)
-        },
-    );
-    // To turn keys where they are, values are not needed.
+fn keys_turn_where_they_are_without_their_values() {
     let (mut keys, mut values, mut others) = (vec![1f32; LEN], vec![1f32; LEN], vec![1f32; LEN]);
     let mut layers = [
         Layer::new(&mut keys, &mut values),
@@ -488,7 +504,7 @@ fn part_of_a_packed_head() {
 
 #[test]
 fn an_empty_cache_is_copied_to_an_empty_one() {
-    let empty = KeyLayout::bhsd(F32, [0, 2, ROWS, 8]);
+    let empty = CacheLayout::keys_only(KeyLayout::bhsd(F32, [0, 2, ROWS, 8]));
     let from = [LayerRef::<f32> {
         keys: &[],
         values: None,

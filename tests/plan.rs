@@ -780,11 +780,11 @@ fn bad_lists_are_named() {
     );
     assert_eq!(
         error(Plan::from_positions(&[1, -2], &[1, 2])),
-        "plan: old position 1 is -2; positions start at 0"
+        "plan: row 1 goes from position -2 to 2; positions start at 0, and a row that is to be left alone is at a negative one before and after"
     );
     assert_eq!(
         error(Plan::from_positions(&[1], &[-1])),
-        "plan: new position 0 is -1; positions start at 0"
+        "plan: row 0 goes from position 1 to -1; positions start at 0, and a row that is to be left alone is at a negative one before and after"
     );
     assert_eq!(
         error(Plan::from_kept(5, &[1, 5])),
@@ -801,41 +801,44 @@ fn bad_lists_are_named() {
     );
     assert_eq!(
         error(Plan::from_kept_at(&[0, 1], &[1], &[-1])),
-        "plan: new position 0 is -1; positions start at 0"
+        "plan: the new position of kept row 1 is -1; positions start at 0"
     );
     assert_eq!(
-        error(Plan::from_kept_at(&[0, -1], &[0], &[0])),
-        "plan: old position 1 is -1; positions start at 0"
+        error(Plan::from_kept_at(&[0, -1], &[1], &[0])),
+        "plan: the old position of kept row 1 is -1; positions start at 0"
     );
+    // Of a row that is not kept, no position is asked for.
+    assert!(Plan::from_kept_at(&[0, -1], &[0], &[0]).is_ok());
 }
 
 /// What `Rotations::starting_at` leaves out is what lies before the row, and no table row is mistaken for another.
 #[test]
 fn rotations_from_a_row_on() {
-    use pie_rope::{ModelRope, Rope, Rotations, Turn, TurnedSpan};
+    use pie_rope::{ModelRope, Rope, Rotations, Turn};
     let plan = Plan::from_edits(10, &[Edit::insert(4, 3)]).unwrap();
     let rope = Rope::from_theta(1e4, 8).unwrap();
     let rotations = Rotations::new(&plan, &rope).unwrap();
     assert_eq!(rotations.starting_at(0), rotations);
-    let turn = Some(Turn { first: 0, step: 0 });
-    let span = |src, dst, len, turn| TurnedSpan {
-        src,
-        dst,
-        len,
-        turn,
+    let spans = |rotations: &Rotations| -> Vec<_> {
+        let table = rotations.table(0).unwrap();
+        let spans = rotations.spans().iter();
+        spans
+            .map(|span| (span.src, span.dst, span.len, span.turn(table)))
+            .collect()
     };
+    let turn = Some(Turn { first: 0, step: 0 });
     assert_eq!(
-        rotations.starting_at(3).spans(),
-        [span(3, 3, 1, None), span(4, 7, 6, turn)]
+        spans(&rotations.starting_at(3)),
+        [(3, 3, 1, None), (4, 7, 6, turn)]
     );
-    assert_eq!(rotations.starting_at(5).spans(), [span(4, 7, 6, turn)]);
-    assert_eq!(rotations.starting_at(9).spans(), [span(6, 9, 4, turn)]);
-    assert_eq!(rotations.starting_at(13).spans(), []);
+    assert_eq!(spans(&rotations.starting_at(5)), [(4, 7, 6, turn)]);
+    assert_eq!(spans(&rotations.starting_at(9)), [(6, 9, 4, turn)]);
+    assert_eq!(spans(&rotations.starting_at(13)), []);
 
     // Where every row has an angle of its own, those of the rows that are left out are skipped.
     let other = ModelRope::uniform(Rope::from_theta(1e5, 8).unwrap(), 1);
     let each = Rotations::between(&plan, &ModelRope::uniform(rope, 1), &other).unwrap();
-    let all = each.spans()[1].turn.unwrap();
-    let cut = each.starting_at(9).spans()[0].turn.unwrap();
+    let all = spans(&each)[1].3.unwrap();
+    let cut = spans(&each.starting_at(9))[0].3.unwrap();
     assert_eq!((cut.first, cut.step), (all.first + 2, 1));
 }

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use pie_rope::{
-    Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, Pairing, Plan, Rope, Rotations,
-    Scaling, oracle,
+    CacheLayout, Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, Pairing, Plan, Rope,
+    Rotations, Scaling, oracle,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -265,6 +265,7 @@ fn eviction_equals_encoding_what_is_left() {
         let plan = Plan::from_kept(rows, &kept).unwrap();
         let rotations = Rotations::new(&plan, rope).unwrap();
         let layout = KeyLayout::bhsd(ElementType::F32, [1, 1, rows, DIM]);
+        let layout = CacheLayout::keys_only(layout);
         let mut layers = [Layer::keys_only(&mut cache)];
         Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
 

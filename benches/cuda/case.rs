@@ -342,9 +342,9 @@ impl Verb {
         let elements = spans.map(|span| {
             let stays = self == Verb::Rotate || self == Verb::Splice && span.src == span.dst;
             span.len
-                * match (stays, span.turn) {
-                    (true, None) => 0,
-                    (true, Some(_)) => window,
+                * match (stays, span.turns()) {
+                    (true, false) => 0,
+                    (true, true) => window,
                     (false, _) => all,
                 }
         });

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::CandleLayer;
-use crate::{Axis, CacheLayout, ElementType, Error, KeyLayout, Result, Strides, check};
+use crate::{Axis, CacheLayout, ElementType, Error, KeyLayout, Result, Strides};
 
 /// The layers at one end of a call, which lie alike.
 pub(super) struct End<'a> {
@@ -220,7 +220,7 @@ impl<'a> View<'a> {
             && self.layout.table.is_some()
             && (self.layer, self.part) == (other.layer, other.part)
             && (self.storage, self.start) == (other.storage, other.start)
-            && check::same_lattice(&self.layout, &other.layout)
+            && self.layout.same_lattice(&other.layout)
     }
 
     /// Whether it has no elements, and no part in the call but its shape.

@@ -47,7 +47,7 @@ pub const PIE_ROPE_ERROR_LAYOUT: i32 = 6;
 pub const PIE_ROPE_ERROR_NO_ADAPTER: i32 = 7;
 /// A limit of the device, or of the kernels, that the call would go past.
 pub const PIE_ROPE_ERROR_LIMIT: i32 = 8;
-/// The device has no memory left.
+/// The device, or the host, has no memory left.
 pub const PIE_ROPE_ERROR_OUT_OF_MEMORY: i32 = 9;
 /// The device is gone.
 pub const PIE_ROPE_ERROR_DEVICE_LOST: i32 = 10;
@@ -81,7 +81,7 @@ pub extern "C" fn pie_rope_status_string(status: i32) -> *const c_char {
         PIE_ROPE_ERROR_LAYOUT => c"wrong layout",
         PIE_ROPE_ERROR_NO_ADAPTER => c"no adapter",
         PIE_ROPE_ERROR_LIMIT => c"past a limit",
-        PIE_ROPE_ERROR_OUT_OF_MEMORY => c"out of device memory",
+        PIE_ROPE_ERROR_OUT_OF_MEMORY => c"out of memory",
         PIE_ROPE_ERROR_DEVICE_LOST => c"device lost",
         PIE_ROPE_ERROR_DEVICE => c"device error",
         PIE_ROPE_ERROR_PANIC => c"panic in pie-rope",

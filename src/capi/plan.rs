@@ -5,7 +5,8 @@ use bytemuck::cast_slice;
 use super::{
     SaysItsSize, borrow, check_pointer, fill, free, give, guard, refuse, sized_slice, slice,
 };
-use crate::{Edit, Error, Plan, Result};
+use crate::plan::cells::{Cells, Shift};
+use crate::{Edit, Error, Plan};
 
 /// What has to happen to a cached sequence so that it becomes the new one: which rows survive, where they go, by how
 /// much they turn, and which are to be encoded. A row is what one token left in one layer.
@@ -121,7 +122,8 @@ pub unsafe extern "C" fn pie_rope_plan_from_tokens(
     unsafe { give(out, make) }
 }
 
-/// Rows stay where they are and turn: row `i` goes from position `old_positions[i]` to `new_positions[i]`.
+/// Rows stay where they are and turn: row `i` goes from position `old_positions[i]` to `new_positions[i]`. A row whose
+/// two positions are both negative, such as -1, is left alone: it is free, or another sequence's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_plan_from_positions(
     old_positions: *const i32,
@@ -144,8 +146,8 @@ pub unsafe extern "C" fn pie_rope_plan_from_positions(
 /// (`positions` null: at position `i`) and turns by the sum of the deltas whose range it is in. All ranges are of
 /// positions before the call, not of those that an earlier delta of the list leads to.
 ///
-/// A cell at a negative position does not turn: give -1 for those that are free, as llama.cpp does, and for those of
-/// other sequences, which a plan must leave alone. (`pie_rope_plan_kept` has them at position 0.) A cell whose position
+/// A cell at a negative position is left alone, whatever becomes of the rope: give -1 for those that are free, as
+/// llama.cpp does, and for those of other sequences. (`pie_rope_plan_kept` does not have them.) A cell whose position
 /// would become negative is refused, not removed. To delete tokens: `seq_rm(p0, p1)`, then this with
 /// `{p1, -1, p0 - p1}`. One `seq_add` after another is one plan after another: see `pie_rope_plan_then`.
 #[unsafe(no_mangle)]
@@ -159,49 +161,61 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
     let make = || {
         // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
         let deltas = unsafe { sized_slice("deltas", deltas, deltas_len) }?;
-        let positions = if positions.is_null() {
-            if i32::try_from(rows).is_err() {
-                return refuse("rows", format!("{rows} are more than there are positions"));
-            }
-            None
+        let cells = if positions.is_null() {
+            Cells::InOrder(rows)
         } else {
             // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
-            Some(unsafe { slice("positions", positions, rows) }?)
+            Cells::At(unsafe { slice("positions", positions, rows) }?)
         };
-        let (mut old, mut new) = (Vec::new(), Vec::new());
-        if old.try_reserve_exact(rows).is_err() || new.try_reserve_exact(rows).is_err() {
-            return refuse(
-                "rows",
-                format!("there is no memory to count {rows} of them"),
-            );
-        }
-        for cell in 0..rows {
-            let position = positions.map_or(cell as i32, |positions| positions[cell]);
-            // Neither turned nor looked at, a cell may be anywhere.
-            let (before, after) = match position {
-                ..0 => (0, 0),
-                _ => (position, shifted(cell, position, deltas)?),
+        let shifts = deltas.iter().map(|delta| {
+            let end = if delta.p1 < 0 {
+                i32::MAX as i64 + 1
+            } else {
+                delta.p1.into()
             };
-            old.push(before);
-            new.push(after);
-        }
-        Plan::from_positions(&old, &new).map(pie_rope_plan)
+            Shift {
+                range: delta.p0.into()..end,
+                delta: delta.delta,
+            }
+        });
+        Plan::from_shifts(cells, &shifts.collect::<Vec<_>>()).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
 
-fn shifted(cell: usize, position: i32, deltas: &[pie_rope_delta]) -> Result<i32> {
-    let holds =
-        |delta: &&pie_rope_delta| delta.p0 <= position && (delta.p1 < 0 || position < delta.p1);
-    let all = deltas.iter().filter(holds);
-    let sum = all.map(|delta| i64::from(delta.delta)).sum::<i64>();
-    let new = i32::try_from(i64::from(position) + sum).ok();
-    new.filter(|&new| new >= 0).ok_or_else(|| {
-        Error::Plan(format!(
-            "cell {cell}: position {position} shifted by {sum} is none that there is"
-        ))
-    })
+/// Cells stay where they are and turn, as after llama.cpp's `seq_div`, which self-extended attention uses: cell `i` is at
+/// position `positions[i]`, and where that is in `p0` to `p1`, half open, it goes to its quotient by `divisor`, rounded
+/// down. A negative `p0` is 0, a negative `p1` has no end. Cells at negative positions are left alone, as by
+/// `pie_rope_plan_from_deltas`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pie_rope_plan_from_division(
+    positions: *const i32,
+    rows: usize,
+    p0: i32,
+    p1: i32,
+    divisor: i32,
+    out: *mut *mut pie_rope_plan,
+) -> i32 {
+    let make = || {
+        if divisor < 1 {
+            return refuse("divisor", format!("it is {divisor}, not 1 or more"));
+        }
+        // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
+        let positions = unsafe { slice("positions", positions, rows) }?;
+        let divided = |&position: &i32| {
+            let holds = position >= p0.max(0) && (p1 < 0 || position < p1);
+            if holds { position / divisor } else { position }
+        };
+        let mut new = Vec::new();
+        if new.try_reserve_exact(rows).is_err() {
+            return Err(Error::OutOfMemory(format!("for {rows} positions")));
+        }
+        new.extend(positions.iter().map(divided));
+        Plan::from_positions(positions, &new).map(pie_rope_plan)
+    };
+    // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
+    unsafe { give(out, make) }
 }
 
 /// Eviction: of `rows` rows, row `i` at position `i`, those in `kept`, ascending, stay, moved together, and are

@@ -10,7 +10,7 @@ use std::ops::Range;
 pub use layer::{Layer, LayerRef, RawLayer};
 
 use crate::check;
-use crate::rotations::TurnedSpan;
+use crate::rotations::{Table, TurnedSpan};
 use crate::{CacheLayout, Element, Error, KeyLayout, Result, Rotations};
 use arch::Kernels;
 use threads::Threads;
@@ -253,7 +253,7 @@ impl Cpu {
         let transfers = transfers
             .filter(|transfer| transfer.table.is_some())
             .collect();
-        let turned = rotations.spans().iter().filter(|span| span.turn.is_some());
+        let turned = rotations.spans().iter().filter(|span| span.turns());
         let in_place = turned.map(|&span| TurnedSpan {
             dst: span.src,
             ..span
@@ -382,8 +382,8 @@ impl Cpu {
         let layout = first.dst.layout;
         let spans: Vec<_> = spans.collect();
         // Rows with an angle each: fetching it is worth more than a long stream of one head.
-        let row_by_row = |span: &TurnedSpan| span.turn.is_some_and(|turn| turn.step > 0);
-        let heads = if spans.iter().any(row_by_row) {
+        let row_by_row = |transfer: &Transfer<'_>| transfer.table.is_some_and(Table::is_row_by_row);
+        let heads = if transfers.iter().any(row_by_row) {
             layout.heads()
         } else {
             heads_together(layout)

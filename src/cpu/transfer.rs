@@ -114,9 +114,10 @@ impl Transfer<'_> {
         part: &Part,
         scratch: &mut Groups,
     ) {
+        let turn = self.table.and_then(|table| span.turn(table));
         let angles = self
             .table
-            .zip(span.turn)
+            .zip(turn)
             .map(|(table, turn)| Angles { table, turn });
         if angles.is_none() && !self.moves {
             return;

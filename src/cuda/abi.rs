@@ -45,7 +45,7 @@ pub(super) struct Shape {
     pub(super) head_group: u32,
     pub(super) wide: u32,
     pub(super) inside: u32,
-    pub(super) unused: u32,
+    pub(super) row_by_row: u32,
 }
 
 /// A call.
@@ -129,8 +129,8 @@ mod tests {
         same!(Side: batch_stride, block_stride, row_stride, head_stride, pack_stride, pack, block_rows, magic,
             shift, table_at, has_table);
         same!(Shape: source, destination, batches, heads, items, turning_items, window, window_width, item_step,
-            partner, around, pairs, cos_sin_at, group, head_group, wide, inside, unused);
-        same!(Span: src, dst, len, before, turn, turn_step);
+            partner, around, pairs, cos_sin_at, group, head_group, wide, inside, row_by_row);
+        same!(Span: src, dst, len, before, delta, own);
         same!(Header: workspace, rows, steps, spans_at, spans, sources_at, destinations_at, shape_of_at,
             shapes_at, in_place, unused);
         let upload = include_str!("../../kernels/upload.cu").replace("alignas(16) ", "");

@@ -8,7 +8,7 @@ use super::abi::{Header, LARGE, SMALL, Shape, Side, magic};
 use super::grid::{self, Device, Launch};
 use super::modules::Verb;
 use crate::order::{End, NONE, Order, Span};
-use crate::{Axis, CacheLayout, Error, KeyLayout, Pairing, Result, Rope, Rotations};
+use crate::{Axis, CacheLayout, Error, KeyLayout, Pairing, Result, Rope, Rotations, Table};
 
 /// Bytes of a wide access.
 const WIDE: usize = 16;
@@ -149,8 +149,10 @@ impl Builder {
         for (index, kind) in kinds.iter().enumerate() {
             let one = shape_of.iter().position(|&shape| shape as usize == index);
             let transfer = transfers[one.expect("a transfer of each kind")];
-            let rope = kind.table.map(|index| rotations.tables()[index].rope());
+            let table = kind.table.map(|index| &rotations.tables()[index]);
+            let rope = table.map(Table::rope);
             let mut shape = shape(transfer, rope, kind.wide, in_place)?;
+            shape.row_by_row = table.is_some_and(Table::is_row_by_row).into();
             shape.cos_sin_at = kind.table.map_or(NONE, |index| cos_sin[index]);
             self.block_table(&mut shape.source, transfer.source.layout, &read);
             self.block_table(

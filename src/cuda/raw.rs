@@ -203,7 +203,7 @@ fn rotate<'a>(
     layout: &'a CacheLayout<'a>,
     layers: &[CudaRawLayer],
 ) -> Result<Call<'a>> {
-    let spans = rotations.spans().iter().filter(|span| span.turn.is_some());
+    let spans = rotations.spans().iter().filter(|span| span.turns());
     let order = Order::new(spans.map(|&span| TurnedSpan {
         dst: span.src,
         ..span

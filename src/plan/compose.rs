@@ -29,13 +29,16 @@ impl Plan {
         let mut first = Segment {
             row: 0,
             len: 0,
-            position: 0,
-            origin: None,
+            fate: Fate::Left,
         };
         for second in next.segments() {
-            let Some((src, _)) = second.origin else {
-                plan.push(second);
-                continue;
+            let src = match second.fate {
+                Fate::New { .. } => {
+                    plan.push(second);
+                    continue;
+                }
+                Fate::Kept { src, .. } => src,
+                Fate::Left => second.row,
             };
             // What `second` takes is cut where the segments of the first plan meet. Its source
             // rows only increase, so one walk over those segments serves them all.
@@ -49,19 +52,10 @@ impl Plan {
                 }
                 let from = first.skip(row - first.row);
                 let to = second.skip(done);
-                if let Some((_, position)) = to.origin
-                    && position != from.position
-                {
-                    return Err(Error::Plan(format!(
-                        "the first plan leaves row {row} at position {}, but the next takes it \
-                         from position {position}",
-                        from.position
-                    )));
-                }
                 let len = from.len.min(to.len);
                 plan.push(Segment {
                     len,
-                    origin: from.origin,
+                    fate: from.fate.then(to.fate, row)?,
                     ..to
                 });
                 done += len;
@@ -77,73 +71,88 @@ impl Plan {
     pub fn in_place(&self) -> Plan {
         let mut plan = Plan::default();
         plan.start(self.new_rows);
-        for segment in self.segments() {
-            let origin = segment.origin.map(|(_, position)| (segment.row, position));
-            plan.push(Segment { origin, ..segment });
+        for mut segment in self.segments() {
+            if let Fate::Kept { src, .. } = &mut segment.fate {
+                *src = segment.row;
+            }
+            plan.push(segment);
         }
         plan.finish();
         plan
     }
 
-    /// Kept and new spans together, in order of destination; they cover every new row.
+    /// Kept and new spans together, and the rows between them that are left alone, in order of
+    /// destination; they cover every new row.
     fn segments(&self) -> impl Iterator<Item = Segment> {
         let mut kept = self.kept.iter().peekable();
-        let mut new = self.new.iter();
+        let mut new = self.new.iter().peekable();
         let mut row = 0;
         std::iter::from_fn(move || {
-            let segment = match kept.next_if(|span| span.dst == row) {
-                Some(span) => Segment {
-                    row,
-                    len: span.len,
-                    position: span.new_position,
-                    origin: Some((span.src, span.old_position)),
-                },
-                None => {
-                    let span = new.next()?;
-                    Segment {
-                        row,
-                        len: span.len,
-                        position: span.position,
-                        origin: None,
-                    }
-                }
+            let (len, fate) = if let Some(span) = kept.next_if(|span| span.dst == row) {
+                let fate = Fate::Kept {
+                    src: span.src,
+                    old_position: span.old_position,
+                    new_position: span.new_position,
+                };
+                (span.len, fate)
+            } else if let Some(span) = new.next_if(|span| span.row == row) {
+                let position = span.position;
+                (span.len, Fate::New { position })
+            } else {
+                let next = [
+                    kept.peek().map(|span| span.dst),
+                    new.peek().map(|span| span.row),
+                ];
+                let end = next.into_iter().flatten().min().unwrap_or(self.new_rows);
+                (end - row, Fate::Left)
             };
-            row += segment.len;
-            Some(segment)
+            let segment = Segment { row, len, fate };
+            row += len;
+            (len > 0).then_some(segment)
         })
     }
 
     /// Appends a segment of one or more rows.
-    fn push(&mut self, segment: Segment) {
-        let Segment {
-            row,
-            len,
-            position,
-            origin,
-        } = segment;
-        match origin {
-            Some((src, old_position)) => {
-                self.keep(Span {
-                    src,
-                    dst: row,
-                    len,
-                    old_position,
-                    new_position: position,
-                });
-            }
-            None => self.open(NewSpan { row, len, position }),
+    fn push(&mut self, Segment { row, len, fate }: Segment) {
+        match fate {
+            Fate::Kept {
+                src,
+                old_position,
+                new_position,
+            } => self.keep(Span {
+                src,
+                dst: row,
+                len,
+                old_position,
+                new_position,
+            }),
+            Fate::New { position } => self.open(NewSpan { row, len, position }),
+            Fate::Left => self.leave(len),
         }
     }
 }
 
-/// A run of rows of the new sequence and, if they survived, where they come from: their first row
-/// before and its position there.
+/// A run of rows of the new sequence.
 #[derive(Clone, Copy)]
 struct Segment {
     row: usize,
     len: usize,
-    position: i32,
-    origin: Option<(usize, i32)>,
+    fate: Fate,
+}
+
+/// What becomes of a run of rows.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// They come from row `src`, and go from one position to another.
+    Kept {
+        src: usize,
+        old_position: i32,
+        new_position: i32,
+    },
+    /// They are to be encoded.
+    New { position: i32 },
+    /// They stay in their rows as they are; at which positions, the plan does not know.
+    Left,
 }
 
 impl Segment {
@@ -153,10 +162,61 @@ impl Segment {
         Segment {
             row: self.row + rows,
             len: self.len - rows,
-            position: self.position + step,
-            origin: self
-                .origin
-                .map(|(src, position)| (src + rows, position + step)),
+            fate: match self.fate {
+                Fate::Kept {
+                    src,
+                    old_position,
+                    new_position,
+                } => Fate::Kept {
+                    src: src + rows,
+                    old_position: old_position + step,
+                    new_position: new_position + step,
+                },
+                Fate::New { position } => Fate::New {
+                    position: position + step,
+                },
+                Fate::Left => Fate::Left,
+            },
         }
+    }
+}
+
+impl Fate {
+    /// What becomes of rows that have this fate in one plan and, as rows from `row` on, another in
+    /// the next.
+    fn then(self, next: Fate, row: usize) -> Result<Fate> {
+        // Where the first plan leaves them, as far as it knows.
+        let position = match self {
+            Fate::Kept { new_position, .. } => Some(new_position),
+            Fate::New { position } => Some(position),
+            Fate::Left => None,
+        };
+        if let (Some(left), Fate::Kept { old_position, .. }) = (position, next)
+            && left != old_position
+        {
+            return Err(Error::Plan(format!(
+                "the first plan leaves row {row} at position {left}, but the next takes it from \
+                 position {old_position}"
+            )));
+        }
+        Ok(match (self, next) {
+            (Fate::Left, next) => next,
+            (first, Fate::Left) => first,
+            (Fate::New { .. }, Fate::Kept { new_position, .. }) => Fate::New {
+                position: new_position,
+            },
+            (
+                Fate::Kept {
+                    src, old_position, ..
+                },
+                Fate::Kept { new_position, .. },
+            ) => Fate::Kept {
+                src,
+                old_position,
+                new_position,
+            },
+            // A row that the next plan opens comes from none of this one's.
+            (_, Fate::New { position }) => Fate::New { position },
+        })
     }
 }

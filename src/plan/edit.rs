@@ -59,7 +59,7 @@ impl Edit {
 
 /// Indices of the edits, in old order: memory that [`Plan::set_edits`] works in and keeps for the
 /// next time. It is no part of what a plan says, so it equals any other.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Order(Vec<usize>);
 
 impl PartialEq for Order {

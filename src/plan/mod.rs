@@ -2,12 +2,16 @@
 //!
 //! This file holds the plan itself and its accessors; each way to make one has its own file.
 
+#[cfg(feature = "capi")]
+pub(crate) mod cells;
 mod compose;
 #[cfg(feature = "diff")]
 mod diff;
 mod edit;
 mod rows;
 mod span;
+
+use std::fmt;
 
 use crate::{Error, Result};
 
@@ -36,7 +40,10 @@ pub use span::{NewSpan, Span};
 /// # What holds for every plan
 ///
 /// - Positions are `0..=i32::MAX`.
-/// - Kept and new spans together cover the rows `0..new_rows()`, each row once.
+/// - Kept and new spans together cover the rows `0..new_rows()`, each row once, but for rows that
+///   the plan leaves alone ([`Plan::from_positions`] says which): free cells, or those of another
+///   sequence. They stay in their rows, in no span, and no verb reads or writes them, whatever
+///   becomes of the rope.
 /// - Kept spans are in order of `dst`, and `src` increases with it: a plan never reorders rows,
 ///   and never uses one twice. An overlap-safe move inside one buffer relies on it: the spans that
 ///   move right, last one first, then those that move left, first one first, never overwrite a
@@ -48,7 +55,7 @@ pub use span::{NewSpan, Span};
 ///
 /// The default plan is that of an empty sequence. A plan that changes nothing is
 /// `Plan::from_edits(rows, &[])`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     kept: Vec<Span>,
     new: Vec<NewSpan>,
@@ -56,6 +63,19 @@ pub struct Plan {
     old_rows: usize,
     new_rows: usize,
     order: edit::Order,
+}
+
+impl fmt::Debug for Plan {
+    /// What the plan says, without the memory that it keeps for the next one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("old_rows", &self.old_rows)
+            .field("new_rows", &self.new_rows)
+            .field("kept", &self.kept)
+            .field("new_spans", &self.new)
+            .field("deltas", &self.deltas)
+            .finish()
+    }
 }
 
 impl Plan {
@@ -91,8 +111,8 @@ impl Plan {
         self.new_rows
     }
 
-    /// Forgets all spans but not their memory, ready for [`keep`](Plan::keep) and
-    /// [`open`](Plan::open) in order of destination, then [`finish`](Plan::finish).
+    /// Forgets all spans but not their memory, ready for [`keep`](Plan::keep), [`open`](Plan::open)
+    /// and [`leave`](Plan::leave) in order of destination, then [`finish`](Plan::finish).
     fn start(&mut self, old_rows: usize) {
         self.kept.clear();
         self.new.clear();
@@ -121,6 +141,11 @@ impl Plan {
             Some(last) if last.continues_in(&span) => last.len += span.len,
             _ => self.new.push(span),
         }
+    }
+
+    /// Passes over rows that stay as they are, whatever they hold.
+    fn leave(&mut self, rows: usize) {
+        self.new_rows += rows;
     }
 
     fn finish(&mut self) {

@@ -7,9 +7,23 @@ impl Plan {
     /// Rows stay where they are and change their positions: row `i` goes from position `old[i]` to
     /// `new[i]`. The positions need be in no order.
     ///
+    /// A row whose positions are both negative, such as -1, is left alone: it is free, or another
+    /// sequence's. It is in no span of the plan, and keeps every bit.
+    ///
+    /// ```
+    /// use pie_rope::Plan;
+    ///
+    /// // Cells of a pool: the second is free, the third another sequence's.
+    /// let plan = Plan::from_positions(&[7, -1, -1, 8], &[9, -1, -1, 10])?;
+    /// let kept: Vec<_> = plan.kept().iter().map(|span| span.src).collect();
+    /// assert_eq!(kept, [0, 3]);
+    /// # Ok::<(), pie_rope::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
-    /// [`Error::Plan`] if the two lists differ in length, or a position is negative.
+    /// [`Error::Plan`] if the two lists differ in length, or one position of a row is negative and
+    /// the other is not.
     pub fn from_positions(old: &[i32], new: &[i32]) -> Result<Plan> {
         if old.len() != new.len() {
             return Err(Error::Plan(format!(
@@ -18,14 +32,29 @@ impl Plan {
                 new.len()
             )));
         }
-        check_positions("old", old)?;
-        check_positions("new", new)?;
-        Ok(gather(
-            old.len(),
-            0..old.len(),
-            |row| old[row],
-            |row| new[row],
-        ))
+        let mut plan = Plan::default();
+        plan.start(old.len());
+        for (row, (&old_position, &new_position)) in old.iter().zip(new).enumerate() {
+            match (old_position < 0, new_position < 0) {
+                (true, true) => plan.leave(1),
+                (false, false) => plan.keep(Span {
+                    src: row,
+                    dst: row,
+                    len: 1,
+                    old_position,
+                    new_position,
+                }),
+                _ => {
+                    return Err(Error::Plan(format!(
+                        "row {row} goes from position {old_position} to {new_position}; positions \
+                         start at 0, and a row that is to be left alone is at a negative one before \
+                         and after"
+                    )));
+                }
+            }
+        }
+        plan.finish();
+        Ok(plan)
     }
 
     /// Eviction with renumbering: of `rows` rows, row `i` at position `i`, those in `kept` stay,
@@ -59,12 +88,13 @@ impl Plan {
     /// stay, moved together, and row `kept[i]` goes to position `new[i]`.
     ///
     /// This covers rows that keep their positions (`new[i] = old[kept[i]]`: they move and do not
-    /// turn), and caches that already have gaps in their positions.
+    /// turn), and caches that already have gaps in their positions. The position of a row that is
+    /// not kept is not looked at: it may be -1.
     ///
     /// # Errors
     ///
     /// [`Error::Plan`] if `kept` does not increase strictly or names a row that is not there, if
-    /// `kept` and `new` differ in length, or if a position is negative.
+    /// `kept` and `new` differ in length, or if a kept row's position is negative.
     pub fn from_kept_at(old: &[i32], kept: &[usize], new: &[i32]) -> Result<Plan> {
         if kept.len() != new.len() {
             return Err(Error::Plan(format!(
@@ -74,8 +104,15 @@ impl Plan {
             )));
         }
         check_kept(old.len(), kept)?;
-        check_positions("old", old)?;
-        check_positions("new", new)?;
+        for (&row, &new) in kept.iter().zip(new) {
+            for (which, position) in [("old", old[row]), ("new", new)] {
+                if position < 0 {
+                    return Err(Error::Plan(format!(
+                        "the {which} position of kept row {row} is {position}; positions start at 0"
+                    )));
+                }
+            }
+        }
         Ok(gather(
             old.len(),
             kept.iter().copied(),
@@ -106,16 +143,6 @@ fn gather(
     }
     plan.finish();
     plan
-}
-
-fn check_positions(which: &str, positions: &[i32]) -> Result<()> {
-    match positions.iter().position(|&position| position < 0) {
-        Some(index) => Err(Error::Plan(format!(
-            "{which} position {index} is {}; positions start at 0",
-            positions[index]
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn check_kept(rows: usize, kept: &[usize]) -> Result<()> {

@@ -43,6 +43,7 @@ pub(super) struct Job {
     pub(super) item_step: u32,
     pub(super) partner: u32,
     pub(super) table: u32,
+    pub(super) row_by_row: u32,
     pub(super) pairs: u32,
 }
 
@@ -105,8 +106,9 @@ mod tests {
             layout!(Side: first, batch_stride, block_stride, row_stride, head_stride, pack_stride, pack,
                 block_rows, table, first_block, blocks, first_row, rows, dense),
             layout!(Job: source, destination, first_batch, batches, first_head, heads, first_row, rows,
-                items, group, rows_first, turning_items, window, window_width, item_step, partner, table, pairs),
-            layout!(Span: src, dst, len, before, turn, turn_step),
+                items, group, rows_first, turning_items, window, window_width, item_step, partner, table, row_by_row,
+                pairs),
+            layout!(Span: src, dst, len, before, delta, own),
             layout!(Call: probe, extremes, halves, first_job, first_lane, first_tile),
         ];
         for kernel in Kernel::ALL {

@@ -215,7 +215,7 @@ impl Wgpu {
     ) -> Result<()> {
         let layout = &layout.into();
         self.check_in_place(rotations, layout, layers, false)?;
-        let spans = rotations.spans().iter().filter(|span| span.turn.is_some());
+        let spans = rotations.spans().iter().filter(|span| span.turns());
         let order = Order::new(spans.map(|&span| TurnedSpan {
             dst: span.src,
             ..span

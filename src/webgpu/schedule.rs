@@ -389,6 +389,7 @@ impl<'a> Schedule<'a> {
             item_step: item_step as u32,
             partner: partner as u32,
             table: transfer.table.map_or(0, |index| self.table_start(index)),
+            row_by_row: table.is_some_and(|table| table.is_row_by_row()).into(),
             pairs: pairs as u32,
         };
         Some(Step {

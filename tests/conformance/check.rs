@@ -267,14 +267,9 @@ fn expect(
     ];
     let mut errors = [0f64; 2];
     for span in stage.scene.plan.kept() {
-        let turn = stage
-            .rotations
-            .spans()
-            .iter()
-            .find(|turned| turned.dst == span.dst)
-            .and_then(|turned| turned.turn);
-        let turns = frequencies_changed || span.turns();
-        let listed = turns || span.moves();
+        // Where its own frequencies did not change, a layer's keys turn only if their position does.
+        let turns = span.turns() || ropes.is_some_and(|(old, new)| old != new);
+        let listed = frequencies_changed || span.is_affected();
         // Copies take all rows, except that `copy_within` was told to take the affected ones alone.
         if !(listed || case.verb == Verb::Copy) || (!moves && !turns) {
             continue;
@@ -291,6 +286,9 @@ fn expect(
             // All head vectors of the row turn alike.
             let turns = ropes.filter(|_| turns).map(|(old, new)| {
                 let table = stage.rotations.table(layer).expect("a layer with a rope");
+                let mut spans = stage.rotations.spans().iter();
+                let turned = spans.find(|turned| turned.dst == span.dst);
+                let turn = turned.and_then(|turned| turned.turn(table));
                 let turn = turn.expect("a span that turns");
                 let row = table.row(turn.first as usize + step * turn.step as usize);
                 (

@@ -18,12 +18,15 @@ pub enum Pattern {
     Several,
     /// Every third row evicted, the rest renumbered: many short spans.
     Evict,
-    /// Rows stay, all turn by one large delta, far from zero.
+    /// Rows stay, all turn by one delta as large as there is, from the last positions.
     Far,
     /// Rows stay, every row turns by its own delta.
     Scattered,
-    /// The frequencies changed: every row turns by its own angles, and one edit besides.
+    /// The frequencies changed: every row turns by its own angles, and edits besides, at small positions or at the
+    /// last ones.
     Frequencies,
+    /// Rows stay, some are free or another sequence's, and the frequencies changed for all others.
+    Cells,
     /// Nothing happens.
     Nothing,
 }
@@ -32,7 +35,7 @@ pub enum Pattern {
 pub const LAYERS: usize = 3;
 
 impl Pattern {
-    pub const ALL: [Pattern; 8] = [
+    pub const ALL: [Pattern; 9] = [
         Pattern::Insert,
         Pattern::Delete,
         Pattern::Several,
@@ -40,6 +43,7 @@ impl Pattern {
         Pattern::Far,
         Pattern::Scattered,
         Pattern::Frequencies,
+        Pattern::Cells,
         Pattern::Nothing,
     ];
 
@@ -66,8 +70,9 @@ impl Pattern {
                 Plan::from_kept(rows, &kept)
             }
             Pattern::Far => {
-                let old: Vec<i32> = (0..rows as i32).map(|row| 10_000_000 + row).collect();
-                let new: Vec<i32> = old.iter().map(|position| position - 9_868_928).collect();
+                let delta = i32::MAX - rows as i32 - random.random_range(0..9);
+                let new: Vec<i32> = (0..rows as i32).collect();
+                let old: Vec<i32> = new.iter().map(|position| position + delta).collect();
                 Plan::from_positions(&old, &new)
             }
             Pattern::Scattered => {
@@ -80,7 +85,22 @@ impl Pattern {
                     Edit::insert(rows / 8, 3),
                     Edit::delete(rows / 2..(rows / 2 + 9).min(rows)),
                 ];
-                Plan::from_edits_at(4_000, rows, &edits)
+                let first = [4_000, i32::MAX - 1_000][random.random_range(0..2)];
+                Plan::from_edits_at(first, rows, &edits)
+            }
+            Pattern::Cells => {
+                let mut cells = || -> (i32, i32) {
+                    match random.random_range(0..3) {
+                        0 => (-1, -1),
+                        1 => (
+                            random.random_range(0..131_072),
+                            random.random_range(0..131_072),
+                        ),
+                        _ => (7, 7),
+                    }
+                };
+                let (old, new): (Vec<i32>, Vec<i32>) = (0..rows).map(|_| cells()).unzip();
+                Plan::from_positions(&old, &new)
             }
             Pattern::Nothing => Plan::from_edits(rows, &[]),
         };
@@ -89,7 +109,7 @@ impl Pattern {
             ModelRope::from_layers([Some(case.rope(theta)), None, Some(case.rope(500_000.0))])
         };
         let old = ropes(10_000.0);
-        let new = if self == Pattern::Frequencies {
+        let new = if [Pattern::Frequencies, Pattern::Cells].contains(&self) {
             ropes(32_000.0)
         } else {
             old.clone()
