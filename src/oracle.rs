@@ -59,7 +59,8 @@ pub fn turn(
 }
 
 /// One unit in the last place of `element` at `magnitude`: the distance between neighbouring values of
-/// that type in the binade of `magnitude`.
+/// that type in the binade of `magnitude`. Where there is none, at infinity and NaN, the smallest of all, so that
+/// nothing is small beside it.
 pub fn ulp(element: ElementType, magnitude: f64) -> f64 {
     // Digits after the leading one, and the exponent of the smallest normal number.
     let (digits, min_exponent) = match element {
@@ -67,7 +68,7 @@ pub fn ulp(element: ElementType, magnitude: f64) -> f64 {
         ElementType::F16 => (10, -14),
         ElementType::BF16 => (7, -126),
     };
-    let exponent = if magnitude > 0.0 {
+    let exponent = if magnitude > 0.0 && magnitude.is_finite() {
         // The binary exponent straight from the bits: exact, where a logarithm may round up.
         ((magnitude.to_bits() >> 52) as i32 - 1023).max(min_exponent)
     } else {
@@ -79,11 +80,31 @@ pub fn ulp(element: ElementType, magnitude: f64) -> f64 {
 
 /// By how much `got` misses the oracle's pair, in units in the last place taken at the magnitude of the
 /// pair. A result near zero is cancellation in the input, not an error of the kernel, hence the pair.
+///
+/// Never NaN, so that no comparison and no maximum loses it: it is infinite if any of the four numbers is NaN, or
+/// one is an infinity that the other is not.
 pub fn error_in_ulps(element: ElementType, got: (f64, f64), expected: (f64, f64)) -> f64 {
+    // An infinity is right or infinitely wrong, and is no measure of its partner.
+    let finite = |number: f64| if number.is_infinite() { 0.0 } else { number };
+    let (a, b) = (finite(expected.0), finite(expected.1));
     // Squares of what the types hold are far from the ends of f64.
-    let magnitude = (expected.0 * expected.0 + expected.1 * expected.1).sqrt();
-    let unit = ulp(element, magnitude);
-    (got.0 - expected.0).abs().max((got.1 - expected.1).abs()) / unit
+    distance(got, expected) / ulp(element, (a * a + b * b).sqrt())
+}
+
+/// How far `got` is from `expected` in the element that is further off. Infinite, never NaN, if any of the four is
+/// NaN, or one is an infinity that the other is not.
+pub fn distance(got: (f64, f64), expected: (f64, f64)) -> f64 {
+    let one = |got: f64, expected: f64| {
+        if got == expected {
+            // Infinities too, whose difference would be NaN.
+            0.0
+        } else if got.is_finite() && expected.is_finite() {
+            (got - expected).abs()
+        } else {
+            f64::INFINITY
+        }
+    };
+    one(got.0, expected.0).max(one(got.1, expected.1))
 }
 
 #[cfg(test)]
@@ -125,6 +146,80 @@ mod tests {
                 ulp(ElementType::BF16, brain.to_f64()),
                 next - brain.to_f64()
             );
+        }
+    }
+
+    const TYPES: [ElementType; 3] = [ElementType::F32, ElementType::F16, ElementType::BF16];
+
+    /// Four numbers of which those that `which` has a bit for are `special`.
+    fn four(which: u32, special: f64) -> [(f64, f64); 2] {
+        let number = |place: u32, usual| {
+            if which >> place & 1 == 1 {
+                special
+            } else {
+                usual
+            }
+        };
+        [
+            (number(0, 0.6), number(1, -0.8)),
+            (number(2, 0.6), number(3, -0.8)),
+        ]
+    }
+
+    #[test]
+    fn a_nan_in_any_place_is_infinitely_wrong() {
+        for element in TYPES {
+            let [got, expected] = four(0, f64::NAN);
+            assert_eq!(error_in_ulps(element, got, expected), 0.0);
+            for which in 1..16 {
+                for nan in [f64::NAN, -f64::NAN] {
+                    let [got, expected] = four(which, nan);
+                    let error = error_in_ulps(element, got, expected);
+                    assert_eq!(error, f64::INFINITY, "{got:?} for {expected:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_infinity_is_right_or_infinitely_wrong() {
+        for element in TYPES {
+            for which in 1..16 {
+                let [got, expected] = four(which, f64::INFINITY);
+                // The same ones on both sides.
+                let right = which & 3 == which >> 2;
+                let error = error_in_ulps(element, got, expected);
+                let expectation = if right { 0.0 } else { f64::INFINITY };
+                assert_eq!(error, expectation, "{got:?} for {expected:?}");
+            }
+            let (one, other) = ((f64::INFINITY, 0.5), (f64::NEG_INFINITY, 0.5));
+            assert_eq!(error_in_ulps(element, one, other), f64::INFINITY);
+            // Beside an infinity the other number is held to its own magnitude.
+            let unit = ulp(element, 0.5);
+            let off = (f64::INFINITY, 0.5 + 3.0 * unit);
+            assert_eq!(error_in_ulps(element, off, one), 3.0);
+        }
+    }
+
+    #[test]
+    fn the_further_element_counts_in_units_of_the_pair() {
+        for element in TYPES {
+            let expected = (3.0, -4.0);
+            let unit = ulp(element, 5.0);
+            for (off, units) in [
+                ((0.0, 0.0), 0.0),
+                ((2.0, 0.5), 2.0),
+                ((-0.5, 2.0), 2.0),
+                ((-1.0, -1.0), 1.0),
+            ] {
+                let got = (expected.0 + off.0 * unit, expected.1 + off.1 * unit);
+                assert_eq!(error_in_ulps(element, got, expected), units);
+            }
+            // Around zero: units of the smallest numbers.
+            let least = ulp(element, 0.0);
+            assert_eq!(error_in_ulps(element, (least, 0.0), (0.0, -0.0)), 1.0);
+            assert_eq!(ulp(element, f64::INFINITY), least);
+            assert_eq!(ulp(element, f64::NAN), least);
         }
     }
 }

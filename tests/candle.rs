@@ -1,6 +1,8 @@
 //! Over candle's tensors the verbs do what they do over slices, bit for bit, on whole tensors and on every kind of
 //! view, and leave what surrounds a view alone. What is refused has changed nothing.
 
+mod support;
+
 use candle_core::{DType, Device, Result, Tensor, WithDType};
 use half::{bf16, f16};
 use pie_rope::{
@@ -9,12 +11,18 @@ use pie_rope::{
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use support::{assert_same_bits, each};
 
 const LAYERS: usize = 3;
 const BATCH: usize = 2;
 const HEADS: usize = 3;
 const ROWS: usize = 40;
 const DIM: usize = 16;
+
+/// What a tensor and a cache have in common.
+trait Number: Element + WithDType + std::fmt::Debug {}
+
+impl<T: Element + WithDType + std::fmt::Debug> Number for T {}
 
 fn random() -> SmallRng {
     let seed = rand::random();
@@ -27,10 +35,6 @@ fn noise<T: Element>(len: usize, random: &mut SmallRng) -> Vec<T> {
     let mut data = vec![T::zeroed(); len];
     random.fill(bytemuck::cast_slice_mut::<T, u8>(&mut data));
     data
-}
-
-fn bytes<T: Element>(data: &[T]) -> &[u8] {
-    bytemuck::cast_slice(data)
 }
 
 /// All elements of a tensor, in its own order.
@@ -166,7 +170,7 @@ struct Cache<T> {
     places: Vec<[(usize, Vec<u32>); 2]>,
 }
 
-impl<T: Element + WithDType> Cache<T> {
+impl<T: Number> Cache<T> {
     fn new(form: &'static Form, device: &Device, random: &mut SmallRng) -> Cache<T> {
         let len: usize = form.shape.iter().product();
         let before: Vec<Vec<T>> = (0..form.tensors).map(|_| noise(len, random)).collect();
@@ -225,31 +229,47 @@ impl<T: Element + WithDType> Cache<T> {
     #[track_caller]
     fn holds(&self, expected: &[[Vec<T>; 2]]) {
         let mut all = self.before.clone();
-        for (places, expected) in self.places.iter().zip(expected) {
-            for ((tensor, places), expected) in places.iter().zip(expected) {
-                for (&at, &value) in places.iter().zip(expected) {
+        for (places, expected) in each(&self.places, expected) {
+            for ((tensor, places), expected) in each(places, expected) {
+                for (&at, &value) in each(places, expected) {
                     all[*tensor][at as usize] = value;
                 }
             }
         }
-        for (tensor, expected) in self.tensors.iter().zip(&all) {
-            let found = elements::<T>(tensor);
-            let differ = found
-                .iter()
-                .zip(expected)
-                .position(|(a, b)| bytes(&[*a]) != bytes(&[*b]));
-            assert_eq!(
-                differ, None,
-                "{}: the first element that is wrong",
-                self.form.name
-            );
-        }
+        self.is(&all);
     }
 
     /// The memory is as it was.
     #[track_caller]
     fn is_unchanged(&self) {
-        self.holds(&[]);
+        self.is(&self.before);
+    }
+
+    #[track_caller]
+    fn is(&self, expected: &[Vec<T>]) {
+        for (index, (tensor, expected)) in each(&self.tensors, expected).enumerate() {
+            assert_same_bits(&elements::<T>(tensor), expected, |element| {
+                format!(
+                    "{}: tensor {index}, {}",
+                    self.form.name,
+                    self.place(index, element)
+                )
+            });
+        }
+    }
+
+    /// What an element of a tensor is.
+    fn place(&self, tensor: usize, element: usize) -> String {
+        for (layer, parts) in self.places.iter().enumerate() {
+            for (part, (of, places)) in ["keys", "values"].iter().zip(parts) {
+                let found = places.iter().position(|&at| at as usize == element);
+                if let Some(index) = found.filter(|_| *of == tensor) {
+                    let place = support::bhsd([self.form.batch, HEADS, ROWS, DIM]);
+                    return format!("layer {layer}, {part}, {}", place(index));
+                }
+            }
+        }
+        format!("element {element}, which is of no view")
     }
 }
 
@@ -280,7 +300,7 @@ fn rotations(random: &mut SmallRng) -> Rotations {
     }
 }
 
-fn every_form<T: Element + WithDType>(device: &Device) {
+fn every_form<T: Number>(device: &Device) {
     let mut random = random();
     let candle = Candle::new();
     let cpu = Cpu::new();
@@ -327,7 +347,7 @@ fn every_form_in_bf16() {
     every_form::<bf16>(&Device::Cpu);
 }
 
-fn every_copy<T: Element + WithDType>(device: &Device) {
+fn every_copy<T: Number>(device: &Device) {
     let mut random = random();
     let candle = Candle::new();
     for from in FORMS {
@@ -408,8 +428,13 @@ fn copies_inside_one_tensor() {
     candle
         .copy(&rotations, &layers(&taken), &layers(&dst))
         .unwrap();
-    for (one, other) in cache.iter().flatten().zip(apart.iter().flatten()) {
-        assert_eq!(bytes(&elements::<f32>(one)), bytes(&elements::<f32>(other)));
+    for (layer, (one, other)) in each(&cache, &apart).enumerate() {
+        for (half, (one, other)) in ["keys", "values"].iter().zip(each(one, other)) {
+            assert_same_bits(&elements::<f32>(one), &elements(other), |index| {
+                let place = support::bhsd([3, HEADS, ROWS, DIM]);
+                format!("layer {layer}, {half}, {}", place(index))
+            });
+        }
     }
 }
 
@@ -428,7 +453,11 @@ fn keys_alone() {
     let layout = KeyLayout::bhsd(pie_rope::ElementType::F32, [1, 1, 20, 32]);
     let mut layers = [Layer::keys_only(&mut expected)];
     Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
-    assert_eq!(bytes(&elements::<f32>(&tensor)), bytes(&expected));
+    assert_same_bits(
+        &elements::<f32>(&tensor),
+        &expected,
+        support::bhsd([1, 1, 20, 32]),
+    );
 }
 
 /// No layers, and no rows, are nothing to do.
@@ -452,9 +481,14 @@ fn nothing_is_nothing() {
 /// A deep model's cache, all of whose locks are held at once, on a thread's usual stack.
 #[test]
 fn a_thousand_tensors_at_once() {
-    let tensor = || Tensor::ones((1, 1, 4, 8), DType::F32, &Device::Cpu).unwrap();
-    let cache: Vec<_> = (0..250)
-        .map(|_| [tensor(), tensor(), tensor(), tensor()])
+    let mut random = random();
+    let mut before: Vec<[Vec<f32>; 4]> = (0..250)
+        .map(|_| std::array::from_fn(|_| noise(4 * 8, &mut random)))
+        .collect();
+    let tensor = |data: &Vec<f32>| Tensor::from_slice(data, (1, 1, 4, 8), &Device::Cpu).unwrap();
+    let cache: Vec<_> = before
+        .iter()
+        .map(|layer| layer.each_ref().map(tensor))
         .collect();
     let plan = Plan::from_edits(3, &[Edit::insert(1, 1)]).unwrap();
     let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
@@ -467,11 +501,25 @@ fn a_thousand_tensors_at_once() {
         .map(|[.., k, v]| CandleLayer::new(k, v))
         .collect();
     Candle::new().copy(&rotations, &src, &dst).unwrap();
-    assert!(
-        cache
-            .iter()
-            .all(|[.., k, v]| { elements::<f32>(k) != elements::<f32>(v) })
-    );
+    let (mut from, mut to) = (Vec::new(), Vec::new());
+    for [keys, values, to_keys, to_values] in &mut before {
+        from.push(LayerRef {
+            keys: keys.as_slice(),
+            values: Some(values.as_slice()),
+        });
+        to.push(Layer::new(to_keys, to_values));
+    }
+    let layout = KeyLayout::bhsd(ElementType::F32, [1, 1, 4, 8]);
+    Cpu::new()
+        .copy(&rotations, layout, &from, layout, &mut to)
+        .unwrap();
+    for (layer, (tensors, expected)) in each(&cache, &before).enumerate() {
+        for (index, (tensor, expected)) in each(tensors, expected).enumerate() {
+            assert_same_bits(&elements::<f32>(tensor), expected, |element| {
+                format!("layer {layer}, tensor {index}, element {element}")
+            });
+        }
+    }
 }
 
 /// Threads that are given the same tensors in different orders all come to an end.
@@ -518,12 +566,14 @@ fn refused(expected: &str, call: impl FnOnce(&[[Tensor; 2]]) -> Result<()>) {
         error.contains(expected),
         "`{error}` does not say `{expected}`"
     );
-    for (tensor, before) in tensors.iter().flatten().zip(before.iter().flatten()) {
-        assert_eq!(
-            bytes(&elements::<f32>(tensor)),
-            bytes(before),
-            "refused, but something was written"
-        );
+    for (layer, (tensors, before)) in each(&tensors, &before).enumerate() {
+        for (half, (tensor, before)) in ["keys", "values"].iter().zip(each(tensors, before)) {
+            assert_same_bits(&elements::<f32>(tensor), before, |index| {
+                let place = support::bhsd([1, HEADS, ROWS, DIM]);
+                let place = place(index);
+                format!("refused, but something was written: layer {layer}, {half}, {place}")
+            });
+        }
     }
 }
 
@@ -720,15 +770,31 @@ fn copies_between_what_differs_are_refused() {
 /// The same source twice is no harm: it is only read.
 #[test]
 fn one_source_serves_several_destinations() {
-    let tensor = || Tensor::ones((1, 2, 8, 8), DType::F32, &Device::Cpu).unwrap();
-    let (src, one, other) = (tensor(), tensor(), tensor());
+    let mut random = random();
+    let [before, mut one, mut other] = [(); 3].map(|()| noise::<f32>(2 * 8 * 8, &mut random));
+    let tensor = |data: &Vec<f32>| Tensor::from_slice(data, (1, 2, 8, 8), &Device::Cpu).unwrap();
+    let [src, to_one, to_other] = [&before, &one, &other].map(tensor);
     let plan = Plan::from_edits(6, &[Edit::insert(2, 2)]).unwrap();
     let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
-    let src = CandleLayer::keys_only(&src);
-    let dst = [CandleLayer::keys_only(&one), CandleLayer::keys_only(&other)];
-    Candle::new().copy(&rotations, &[src, src], &dst).unwrap();
-    assert_eq!(elements::<f32>(&one), elements::<f32>(&other));
-    assert!(elements::<f32>(&one).iter().any(|&key| key != 1.0));
+    let from = CandleLayer::keys_only(&src);
+    let dst = [
+        CandleLayer::keys_only(&to_one),
+        CandleLayer::keys_only(&to_other),
+    ];
+    Candle::new().copy(&rotations, &[from, from], &dst).unwrap();
+    let layout = CacheLayout::keys_only(KeyLayout::bhsd(ElementType::F32, [1, 2, 8, 8]));
+    let source = LayerRef {
+        keys: before.as_slice(),
+        values: None,
+    };
+    let mut layers = [Layer::keys_only(&mut one), Layer::keys_only(&mut other)];
+    Cpu::new()
+        .copy(&rotations, layout, &[source, source], layout, &mut layers)
+        .unwrap();
+    for (tensor, expected) in [(&src, &before), (&to_one, &one), (&to_other, &other)] {
+        let place = support::bhsd([1, 2, 8, 8]);
+        assert_same_bits(&elements::<f32>(tensor), expected, place);
+    }
 }
 
 /// How pages, packs and slots lie in tensors that have been told nothing of it. Forty rows and more by each table.
@@ -828,7 +894,7 @@ struct Pages<T> {
 /// Elements before a part, and behind it.
 const GUARD: usize = 37;
 
-impl<T: Element + WithDType> Pages<T> {
+impl<T: Number> Pages<T> {
     fn new(pool: &Pool, device: &Device, random: &mut SmallRng) -> Pages<T> {
         let tensors = if pool.together || pool.layout.values.is_none() {
             2
@@ -896,17 +962,15 @@ impl<T: Element + WithDType> Pages<T> {
 
     #[track_caller]
     fn agree(&self, pool: &Pool, verb: &str) {
-        for (tensor, bits) in self.whole.iter().zip(&self.bits) {
-            assert!(
-                bytes(&elements::<T>(tensor)) == bytes(bits),
-                "{}: {verb}",
-                pool.name
-            );
+        for (index, (tensor, bits)) in each(&self.whole, &self.bits).enumerate() {
+            assert_same_bits(&elements::<T>(tensor), bits, |element| {
+                format!("{}: {verb}: tensor {index}, element {element}", pool.name)
+            });
         }
     }
 }
 
-fn every_pool<T: Element + WithDType>(device: &Device) {
+fn every_pool<T: Number>(device: &Device) {
     let mut random = random();
     let (candle, cpu) = (Candle::new(), Cpu::new());
     for pool in pools(T::TYPE) {
@@ -1113,7 +1177,8 @@ mod cuda {
         let layout = KeyLayout::bhsd(pie_rope::ElementType::F32, [1, 1, rows as usize, DIM]);
         let mut layers = [Layer::keys_only(&mut expected)];
         Cpu::new().rotate(&rotations, layout, &mut layers).unwrap();
-        assert_eq!(bytes(&elements::<f32>(&keys)), bytes(&expected));
+        let place = support::bhsd([1, 1, rows as usize, DIM]);
+        assert_same_bits(&elements::<f32>(&keys), &expected, place);
     }
 
     #[test]

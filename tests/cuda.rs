@@ -1,6 +1,8 @@
 //! The CUDA backend's own rules: what it refuses, its three doors, captured graphs, workspaces. What it computes is
 //! the conformance suite's. These tests need a device, or the emulator (`scripts/emulator`), and fail without one.
 
+mod support;
+
 use std::process::Command;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use pie_rope::{
     Strides,
 };
 use rand::Rng;
+use support::assert_same_bits;
 
 const HEADS: usize = 2;
 const ROWS: usize = 600;
@@ -88,7 +91,7 @@ struct Cache<T> {
     before: (Vec<T>, Vec<T>),
 }
 
-impl<T: Element + DeviceRepr> Cache<T> {
+impl<T: Element + DeviceRepr + std::fmt::Debug> Cache<T> {
     fn new(stream: &Arc<CudaStream>) -> Cache<T> {
         let before = (random::<T>(LEN), random::<T>(LEN));
         Cache {
@@ -119,17 +122,27 @@ impl<T: Element + DeviceRepr> Cache<T> {
             &Cpu::new(),
             &mut [Layer::new(&mut expected.0, &mut expected.1)],
         );
+        let bytes = bytemuck::cast_slice::<T, u8>;
+        assert!(bytes(&expected.0) != bytes(&self.before.0), "nothing to do");
         self.same(stream, &expected);
     }
 
     #[track_caller]
     fn same(&self, stream: &Arc<CudaStream>, expected: &(Vec<T>, Vec<T>)) {
-        let bits = |numbers: &[T]| bytemuck::cast_slice::<T, u8>(numbers).to_vec();
         let keys = stream.clone_dtoh(&self.keys).unwrap();
         let values = stream.clone_dtoh(&self.values).unwrap();
         stream.synchronize().unwrap();
-        assert!(bits(&keys) == bits(&expected.0), "keys differ");
-        assert!(bits(&values) == bits(&expected.1), "values differ");
+        for (half, got, expected) in [("keys", keys, &expected.0), ("values", values, &expected.1)]
+        {
+            assert_same_bits(&got, expected, |index| {
+                // Tests have layouts of their own.
+                format!(
+                    "{half}, row {} of all, dimension {}",
+                    index / DIM,
+                    index % DIM
+                )
+            });
+        }
     }
 }
 
@@ -152,7 +165,7 @@ fn rows_that_do_not_fit_a_block() {
     });
 }
 
-fn typed_verbs<T: Element + DeviceRepr>() {
+fn typed_verbs<T: Element + DeviceRepr + std::fmt::Debug>() {
     let Gpu { cuda, stream } = Gpu::open();
     let (rotations, layout) = (rotations(), layout::<T>());
 
@@ -595,7 +608,8 @@ fn tables_that_share_their_memory() {
         let to = CacheLayout::keys_only(blocks.with_table(&table));
 
         let keys = random::<f32>(128 * 8);
-        let mut expected = vec![-1f32; keys.len()];
+        let onto = random::<f32>(keys.len());
+        let mut expected = onto.clone();
         let src = [LayerRef {
             keys: &keys[..],
             values: None,
@@ -606,7 +620,7 @@ fn tables_that_share_their_memory() {
             .unwrap();
 
         let keys = stream.clone_htod(&keys).unwrap();
-        let mut got = stream.clone_htod(&vec![-1f32; expected.len()]).unwrap();
+        let mut got = stream.clone_htod(&onto).unwrap();
         let src = [CudaLayerRef {
             keys: &keys,
             values: None,
@@ -614,11 +628,15 @@ fn tables_that_share_their_memory() {
         let mut dst = [CudaLayer::keys_only(&mut got)];
         cuda.copy(&stream, &rotations, from, &src, to, &mut dst, None)
             .unwrap();
-        assert_eq!(
-            stream.clone_dtoh(&got).unwrap(),
-            expected,
-            "{before} entries before"
-        );
+        assert!(expected != onto);
+        let got = stream.clone_dtoh(&got).unwrap();
+        assert_same_bits(&got, &expected, |index| {
+            format!(
+                "{before} entries before, slot {}, dimension {}",
+                index / 8,
+                index % 8
+            )
+        });
     }
 }
 

@@ -1,9 +1,12 @@
 //! Bad arguments are refused with an error that names them, and nothing is written.
 
+mod support;
+
 use pie_rope::{
     Axis, CacheLayout, Cpu, Edit, ElementType, Error, KeyLayout, Layer, LayerRef, ModelRope, Plan,
-    RawLayer, Result, Rope, Rotations, Strides,
+    RawLayer, Result, Rope, Rotations, Strides, oracle,
 };
+use support::{assert_same_bits, assert_within_ulps, bhsd};
 
 const F32: ElementType = ElementType::F32;
 
@@ -28,11 +31,16 @@ fn keys_only() -> CacheLayout<'static> {
     CacheLayout::keys_only(layout())
 }
 
+/// Fresh numbers, none of which is another's or one that is written down here.
+fn numbers(len: usize) -> Vec<f32> {
+    (0..len).map(|_| rand::random_range(1.0..2.0)).collect()
+}
+
 /// Runs a call on one layer's keys and values and expects it to be refused with `expected` in the text.
 #[track_caller]
 fn refused(expected: &str, call: impl Fn(&mut [f32], &mut [f32]) -> Result<()>) {
-    let before: Vec<f32> = (0..LEN).map(|i| i as f32 + 0.5).collect();
-    let (mut keys, mut values) = (before.clone(), before.clone());
+    let before = [numbers(LEN), numbers(LEN)];
+    let [mut keys, mut values] = before.clone();
     let error = call(&mut keys, &mut values)
         .expect_err("it should have been refused")
         .to_string();
@@ -40,10 +48,11 @@ fn refused(expected: &str, call: impl Fn(&mut [f32], &mut [f32]) -> Result<()>) 
         error.contains(expected),
         "`{error}` does not say `{expected}`"
     );
-    assert!(
-        keys == before && values == before,
-        "refused, but something was written"
-    );
+    for (half, now, before) in [("keys", keys, &before[0]), ("values", values, &before[1])] {
+        assert_same_bits(&now, before, |index| {
+            format!("refused, but something was written: {half}, element {index}")
+        });
+    }
 }
 
 #[track_caller]
@@ -56,12 +65,40 @@ fn splice_refused<'t>(expected: &str, rotations: &Rotations, layout: impl Into<C
 
 #[test]
 fn the_sound_call_is_not_refused() {
-    let (mut keys, mut values) = (vec![1f32; LEN], vec![1f32; LEN]);
+    let before = [numbers(LEN), numbers(LEN)];
+    let [mut keys, mut values] = before.clone();
     let mut layers = [Layer::new(&mut keys, &mut values)];
     Cpu::new()
         .splice(&rotations(), layout(), &mut layers)
         .unwrap();
-    assert!(keys.iter().any(|&key| key != 1.0));
+
+    // Rows 4 to 15 go to 6 to 17 and turn by two positions; all else is as it was.
+    let rope = Rope::from_theta(10_000.0, 8).unwrap();
+    let [mut expected, mut moved] = before.clone();
+    let (mut got_pairs, mut expected_pairs) = (Vec::new(), Vec::new());
+    for (head, row) in (0..2).flat_map(|head| (4..16).map(move |row| (head, row))) {
+        let from = (head * ROWS + row) * 8;
+        let to = from + 2 * 8;
+        moved[to..to + 8].copy_from_slice(&before[1][from..from + 8]);
+        let mut key: Vec<f64> = before[0][from..from + 8]
+            .iter()
+            .map(|&x| x.into())
+            .collect();
+        oracle::turn(&mut key, (&rope, row as i32), (&rope, row as i32 + 2));
+        for pair in 0..rope.pairs() {
+            let (a, b) = oracle::pair(&rope, pair);
+            expected_pairs.push((key[a], key[b]));
+            got_pairs.push((keys[to + a].into(), keys[to + b].into()));
+        }
+        // Held to its numbers below.
+        expected[to..to + 8].copy_from_slice(&keys[to..to + 8]);
+    }
+    assert_within_ulps(F32, 1.71, &got_pairs, &expected_pairs, |index| {
+        let (row, pair) = (index / 4, index % 4);
+        format!("head {}, row {}, pair {pair}", row / 12, 6 + row % 12)
+    });
+    assert_same_bits(&keys, &expected, bhsd([1, 2, ROWS, 8]));
+    assert_same_bits(&values, &moved, bhsd([1, 2, ROWS, 8]));
 }
 
 #[test]
@@ -172,7 +209,7 @@ fn a_group_of_layers_with_narrower_heads() {
     let rotations = Rotations::for_model(&plan(), &model).unwrap();
     let splice = |group: [usize; 2]| {
         let rotations = rotations.select(group).unwrap();
-        let mut buffers = [(); 2].map(|()| (vec![1f32; LEN], vec![1f32; LEN]));
+        let mut buffers = [(); 2].map(|()| (numbers(LEN), numbers(LEN)));
         let mut layers = buffers
             .each_mut()
             .map(|(keys, values)| Layer::new(keys, values));
@@ -222,13 +259,22 @@ fn block_tables() {
 #[test]
 fn table_entries_that_no_row_needs_are_not_looked_at() {
     let pages = KeyLayout::nhd(F32, [5, 4, 2, 8]);
-    let (mut keys, mut values) = (vec![1f32; LEN], vec![1f32; LEN]);
-    let mut layers = [Layer::new(&mut keys, &mut values)];
+    let before = [numbers(LEN), numbers(LEN)];
     let table = [0, 1, 2, 3, 4, u32::MAX, u32::MAX];
-    Cpu::new()
-        .splice(&rotations(), pages.with_table(&table), &mut layers)
-        .unwrap();
-    assert!(keys.iter().any(|&key| key != 1.0));
+    let [with, without] = [&table[..], &table[..5]].map(|table| {
+        let [mut keys, mut values] = before.clone();
+        let mut layers = [Layer::new(&mut keys, &mut values)];
+        Cpu::new()
+            .splice(&rotations(), pages.with_table(table), &mut layers)
+            .unwrap();
+        [keys, values]
+    });
+    for half in 0..2 {
+        assert!(with[half] != before[half]);
+        assert_same_bits(&with[half], &without[half], |index| {
+            format!("element {index}")
+        });
+    }
 }
 
 #[test]
@@ -248,7 +294,7 @@ fn keys_and_values_in_one_buffer_that_overlap() {
 
 #[test]
 fn copies_that_do_not_fit() {
-    let source = vec![1f32; LEN];
+    let source = numbers(LEN);
     let from = [LayerRef {
         keys: &source,
         values: None,
@@ -343,7 +389,7 @@ fn a_window_of_any_layer_wider_than_the_head() {
 
 #[test]
 fn a_copy_into_a_table_with_a_block_twice() {
-    let source = vec![1f32; LEN];
+    let source = numbers(LEN);
     let from = [LayerRef {
         keys: &source,
         values: None,
@@ -376,7 +422,7 @@ fn values_that_would_stay_behind() {
         Cpu::new().splice(&rotations(), layout(), &mut [Layer::keys_only(keys)])
     });
     refused(BEHIND, |keys, _| {
-        let old = [1f32; LEN];
+        let old = numbers(LEN);
         let from = [LayerRef {
             keys: &old,
             values: None,
@@ -385,17 +431,18 @@ fn values_that_would_stay_behind() {
         Cpu::new().copy(&rotations(), layout(), &from, layout(), &mut layers)
     });
     refused(BEHIND, |keys, values| {
-        let mut other = [0f32; LEN];
+        let mut other = numbers(LEN);
         let mut layers = [Layer::new(keys, values), Layer::keys_only(&mut other)];
         Cpu::new().splice(&rotations(), layout(), &mut layers)
     });
     refused("layer 1 has values, but the layout does not", |keys, _| {
-        let (mut others, mut more) = ([0f32; LEN], [0f32; LEN]);
+        let (mut others, mut more) = (numbers(LEN), numbers(LEN));
         let mut layers = [Layer::keys_only(keys), Layer::new(&mut others, &mut more)];
         Cpu::new().splice(&rotations(), keys_only(), &mut layers)
     });
     // Keys alone, where the layout says so.
-    let mut keys = [1f32; LEN];
+    let before = numbers(LEN);
+    let mut keys = before.clone();
     Cpu::new()
         .splice(
             &rotations(),
@@ -403,12 +450,14 @@ fn values_that_would_stay_behind() {
             &mut [Layer::keys_only(&mut keys)],
         )
         .unwrap();
-    assert_ne!(keys, [1f32; LEN]);
+    assert_ne!(keys, before);
 }
 
 #[test]
 fn keys_turn_where_they_are_without_their_values() {
-    let (mut keys, mut values, mut others) = (vec![1f32; LEN], vec![1f32; LEN], vec![1f32; LEN]);
+    let [before, values_before] = [numbers(LEN), numbers(LEN)];
+    let (mut keys, mut values, mut others) =
+        (before.clone(), values_before.clone(), before.clone());
     let mut layers = [
         Layer::new(&mut keys, &mut values),
         Layer::keys_only(&mut others),
@@ -416,7 +465,9 @@ fn keys_turn_where_they_are_without_their_values() {
     Cpu::new()
         .rotate(&rotations(), layout(), &mut layers)
         .unwrap();
-    assert_eq!(keys, others);
+    assert!(keys != before);
+    assert_same_bits(&keys, &others, bhsd([1, 2, ROWS, 8]));
+    assert_same_bits(&values, &values_before, bhsd([1, 2, ROWS, 8]));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What must hold whatever the numbers are.
 
+mod support;
+
 use half::{bf16, f16};
 use pie_rope::{
     CacheLayout, Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, Pairing, Plan, Rope,
@@ -7,6 +9,7 @@ use pie_rope::{
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use support::{assert_same_bits, assert_within_ulps, bhsd, each};
 
 const HEADS: usize = 3;
 const DIM: usize = 64;
@@ -96,6 +99,15 @@ fn pairs<T: Number>(keys: &[T], rope: &Rope) -> Vec<(f64, f64)> {
     keys.chunks(DIM).flat_map(of_vector).collect()
 }
 
+/// Where the pair of an index is among all [`pairs`] of some rows.
+fn pair_of(rows: usize, rope: &Rope) -> impl Fn(usize) -> String {
+    let pairs = rope.pairs();
+    move |index| {
+        let (vector, pair) = (index / pairs, index % pairs);
+        format!("head {}, row {}, pair {pair}", vector / rows, vector % rows)
+    }
+}
+
 /// Units in the last place that one turn may lose: the bound that `tests/conformance` derives.
 fn one_turn<T: Element>() -> f64 {
     if T::TYPE == ElementType::F32 {
@@ -116,13 +128,15 @@ fn norms_are_kept<T: Number>() {
                 bytemuck::cast_slice::<T, u8>(&before),
                 bytemuck::cast_slice::<T, u8>(&after)
             );
-            for (before, after) in pairs(&before, &rope).into_iter().zip(pairs(&after, &rope)) {
+            let (all_before, all_after) = (pairs(&before, &rope), pairs(&after, &rope));
+            for (index, (before, after)) in each(&all_before, &all_after).enumerate() {
                 let (before, after) = (before.0.hypot(before.1), after.0.hypot(after.1));
                 // Both elements of the pair may be off by so much, at right angles to each other.
                 let allowed = one_turn::<T>() * 2f64.sqrt() * oracle::ulp(T::TYPE, before);
                 assert!(
                     (after - before).abs() <= allowed,
-                    "delta {delta}: {before} became {after}"
+                    "{}, delta {delta}: {before} became {after}",
+                    pair_of(5, &rope)(index)
                 );
             }
         }
@@ -152,16 +166,13 @@ fn there_and_back<T: Number>() {
             let mut after = before.clone();
             turn(&mut after, &rope, delta);
             turn(&mut after, &rope, -delta);
-            for (before, after) in pairs(&before, &rope).into_iter().zip(pairs(&after, &rope)) {
-                let error = oracle::error_in_ulps(T::TYPE, after, before);
-                // The first turn's errors of both elements are turned back into one, then the second's;
-                // the pair may have crossed into the next binade in between, where a unit is twice as big.
-                let allowed = one_turn::<T>() * (2f64.sqrt() * 2.0 + 1.0);
-                assert!(
-                    error <= allowed,
-                    "delta {delta}: {before:?} came back as {after:?}, {error} units"
-                );
-            }
+            // The first turn's errors of both elements are turned back into one, then the second's;
+            // the pair may have crossed into the next binade in between, where a unit is twice as big.
+            let allowed = one_turn::<T>() * (2f64.sqrt() * 2.0 + 1.0);
+            let (after, before) = (pairs(&after, &rope), pairs(&before, &rope));
+            assert_within_ulps(T::TYPE, allowed, &after, &before, |index| {
+                format!("{}, there and back by {delta}", pair_of(5, &rope)(index))
+            });
         }
     }
 }
@@ -190,10 +201,7 @@ fn delta_zero_leaves_every_bit_alone() {
         .collect();
     let mut after = before.clone();
     turn(&mut after, &ropes()[0], 0);
-    assert_eq!(
-        bytemuck::cast_slice::<f16, u16>(&before),
-        bytemuck::cast_slice::<f16, u16>(&after)
-    );
+    assert_same_bits(&after, &before, bhsd([1, HEADS, 9, DIM]));
 }
 
 #[test]
@@ -229,7 +237,13 @@ fn splice_equals_copy_out_and_back() {
             .unwrap();
 
         assert!(spliced_keys != keys && spliced_values != values);
-        assert!(spliced_keys == copied_keys && spliced_values == copied_values);
+        let place = bhsd([1, HEADS, capacity, DIM]);
+        assert_same_bits(&spliced_keys, &copied_keys, |i| {
+            format!("keys, {}", place(i))
+        });
+        assert_same_bits(&spliced_values, &copied_values, |i| {
+            format!("values, {}", place(i))
+        });
     }
 }
 
@@ -269,24 +283,22 @@ fn eviction_equals_encoding_what_is_left() {
         let mut layers = [Layer::keys_only(&mut cache)];
         Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
 
-        for (position, &row) in kept.iter().enumerate() {
-            let expected = encode(row, position);
-            for pair in 0..rope.pairs() {
-                let (a, b) = oracle::pair(rope, pair);
-                let got = |dim| f64::from(cache[position * DIM + dim]);
-                let error = oracle::error_in_ulps(
-                    ElementType::F32,
-                    (got(a), got(b)),
-                    (expected[a], expected[b]),
-                );
-                // Half a unit of each element from storing the key, turned; then the turn itself; twice
-                // that if the pair's norm sits at the edge of a binade.
-                assert!(
-                    error <= 2.0 * (0.5 * 2f64.sqrt() + 1.71),
-                    "row {row}, pair {pair}: {error} units"
-                );
-            }
-        }
+        let of_vector = |vector: Vec<f64>| -> Vec<(f64, f64)> {
+            let pairs = (0..rope.pairs()).map(|pair| oracle::pair(rope, pair));
+            pairs.map(|(a, b)| (vector[a], vector[b])).collect()
+        };
+        let positions = kept.iter().enumerate();
+        let expected: Vec<_> = positions
+            .flat_map(|(position, &row)| of_vector(encode(row, position)))
+            .collect();
+        let got = pairs(&cache[..kept.len() * DIM], rope);
+        // Half a unit of each element from storing the key, turned; then the turn itself; twice
+        // that if the pair's norm sits at the edge of a binade.
+        let allowed = 2.0 * (0.5 * 2f64.sqrt() + 1.71);
+        assert_within_ulps(ElementType::F32, allowed, &got, &expected, |index| {
+            let (position, pair) = (index / rope.pairs(), index % rope.pairs());
+            format!("row {} at position {position}, pair {pair}", kept[position])
+        });
     }
 }
 
@@ -318,12 +330,14 @@ fn magnitude_factors_never_change_a_norm() {
         let before = keys::<f32>(4, &mut random);
         let mut after = before.clone();
         turn(&mut after, rope, 777);
-        for (before, after) in pairs(&before, rope).into_iter().zip(pairs(&after, rope)) {
+        let (all_before, all_after) = (pairs(&before, rope), pairs(&after, rope));
+        for (index, (before, after)) in each(&all_before, &all_after).enumerate() {
             let (before, after) = (before.0.hypot(before.1), after.0.hypot(after.1));
             // 1.71 units in each of two elements: √2 · 1.71 · 2⁻²³.
             assert!(
                 (after / before - 1.0).abs() < 3e-7,
-                "{before} became {after}"
+                "{}: {before} became {after}",
+                pair_of(4, rope)(index)
             );
         }
     }
@@ -344,10 +358,11 @@ fn repeated_turns_drift_as_a_random_walk() {
             position += delta;
         }
         let (mut error, mut norm) = (0.0, 0.0);
+        assert_eq!(start.len(), keys.len());
         for (start, now) in start.chunks(DIM).zip(keys.chunks(DIM)) {
             let mut exact: Vec<f64> = start.iter().map(|key| Number::to_f64(*key)).collect();
             oracle::rotate(&mut exact, rope, f64::from(position));
-            for (exact, now) in exact.iter().zip(now) {
+            for (exact, now) in each(&exact, now) {
                 error += (exact - Number::to_f64(*now)).powi(2);
                 norm += exact * exact;
             }

@@ -1,5 +1,8 @@
 //! Numbers that others published for the same computation.
 
+#[cfg(feature = "config")]
+mod support;
+
 use approx::assert_abs_diff_eq;
 use pie_rope::{Cpu, ElementType, KeyLayout, Layer, Plan, Rope, Rotations};
 use std::f64::consts::PI;
@@ -48,6 +51,8 @@ mod transformers {
         oracle,
     };
     use std::collections::HashSet;
+
+    use crate::support::{assert_same_bits, assert_within_ulps, each, worse};
 
     /// One file.
     struct Case {
@@ -239,8 +244,8 @@ mod transformers {
         }
 
         fn or(self, other: Worst) -> Worst {
-            // Not `>`: a NaN is worse than anything.
-            if self.allowed > 0.0 && !(other.ratio() > self.ratio() || other.error.is_nan()) {
+            // Errors are infinite rather than NaN; with nothing allowed the ratio may be, which is worse than anything.
+            if self.allowed > 0.0 && other.ratio() <= self.ratio() {
                 self
             } else {
                 other
@@ -254,7 +259,7 @@ mod transformers {
         let pairs = (0..ropes[1].pairs()).map(|pair| {
             let (a, b) = oracle::pair(ropes[1], pair);
             let magnitude = old[a].hypot(old[b]).max(new[a].hypot(new[b]));
-            let off = (got[a] - new[a]).abs().max((got[b] - new[b]).abs());
+            let off = oracle::distance((got[a], got[b]), (new[a], new[b]));
             Worst {
                 pair,
                 error: off / oracle::ulp(case.element, magnitude),
@@ -265,7 +270,9 @@ mod transformers {
                 ),
             }
         });
-        pairs.fold(Worst::default(), Worst::or)
+        let worst = pairs.fold(Worst::default(), Worst::or);
+        assert!(worst.allowed > 0.0, "{}: nothing compared", case.file);
+        worst
     }
 
     /// Turns a key by the definition, in f64.
@@ -277,6 +284,16 @@ mod transformers {
             (ropes[1], positions[1]),
         );
         turned
+    }
+
+    /// A key that transformers does not turn is not turned.
+    #[track_caller]
+    fn stays(key: &Key, turned: &[u32], place: &str) {
+        let component = |dim| format!("{place}: component {dim}");
+        assert_same_bits(&key.bits[0], &key.bits[1], |dim| {
+            format!("transformers turns {}", component(dim))
+        });
+        assert_same_bits(turned, &key.bits[1], component);
     }
 
     #[test]
@@ -300,7 +317,7 @@ mod transformers {
                 let rotations = Rotations::between(&plan, &before, &after).unwrap();
                 let rotations = rotations.select([layer.layer]).unwrap();
                 let turned = case.turn(layer, &rotations);
-                for (key, turned) in layer.keys.iter().zip(turned) {
+                for (key, turned) in each(&layer.keys, &turned) {
                     let place = format!(
                         "{}, layer {}, position {} to {}",
                         case.file, layer.layer, key.positions[0], key.positions[1]
@@ -308,20 +325,18 @@ mod transformers {
                     let ropes = [&before, &after].map(|model| model.layer(layer.layer));
                     let [Some(old), Some(new)] = ropes else {
                         assert_eq!(ropes, [None, None], "{place}");
-                        assert!(key.bits[0] == key.bits[1], "{place}: transformers turns it");
-                        assert!(turned == key.bits[1], "{place}: turned, and has no rope");
+                        stays(key, turned, &format!("{place}: it has no rope"));
                         continue;
                     };
                     let ropes = [old, new];
                     if !turns(ropes, key.positions) {
-                        assert!(key.bits[0] == key.bits[1], "{place}: transformers turns it");
-                        assert!(turned == key.bits[1], "{place}: turned, and stays");
+                        stays(key, turned, &place);
                         continue;
                     }
                     for dim in (0..layer.dim).filter(|dim| !new.window().contains(dim)) {
                         assert_eq!(turned[dim], key.bits[1][dim], "{place}, component {dim}");
                     }
-                    let got = case.numbers(&turned);
+                    let got = case.numbers(turned);
                     let exact = by_definition(&case.numbers(&key.bits[0]), ropes, key.positions);
                     let here = compare(&case, ropes, key, &got);
                     assert!(
@@ -333,16 +348,16 @@ mod transformers {
                     );
                     whole = whole.or(here);
                     theirs = theirs.or(compare(&case, ropes, key, &exact));
-                    for pair in 0..new.pairs() {
-                        let (a, b) = oracle::pair(new, pair);
-                        let (got, exact) = ((got[a], got[b]), (exact[a], exact[b]));
-                        let error = oracle::error_in_ulps(case.element, got, exact);
-                        assert!(
-                            error <= own(case.element),
-                            "{place}, pair {pair}: off by {error} from the definition"
-                        );
-                        ours = ours.max(error);
-                    }
+                    let pairs = |numbers: &[f64]| -> Vec<(f64, f64)> {
+                        let pairs = (0..new.pairs()).map(|pair| oracle::pair(new, pair));
+                        pairs.map(|(a, b)| (numbers[a], numbers[b])).collect()
+                    };
+                    let (got, exact) = (pairs(&got), pairs(&exact));
+                    let allowed = own(case.element);
+                    let error = assert_within_ulps(case.element, allowed, &got, &exact, |pair| {
+                        format!("{place}, pair {pair}, by the definition")
+                    });
+                    ours = worse(ours, error);
                 }
             }
             println!(
@@ -421,8 +436,9 @@ mod transformers {
                     for (what, wrong) in wrong {
                         let worst = compare(&case, ropes, key, &wrong);
                         nearest = nearest.min(worst.ratio() / margin);
+                        // A NaN is as far off as can be, and is no wrong turn.
                         assert!(
-                            worst.ratio() >= margin,
+                            worst.ratio() >= margin && worst.ratio().is_finite(),
                             "{}, layer {}, position {at} to {to}: {what}, and pair {} is off by {} only, of {}",
                             case.file,
                             layer.layer,

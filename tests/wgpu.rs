@@ -1,9 +1,15 @@
 //! The wgpu backend's own rules: what it refuses, and that nothing of it reaches the user as a panic. What it
 //! computes is the conformance suite's. These tests need an adapter and fail without one.
 
+mod support;
+
 use half::f16;
-use pie_rope::{Cpu, Edit, ElementType, Error, KeyLayout, Layer, Plan, Result, Rope, Rotations};
+use pie_rope::{
+    CacheLayout, Cpu, Edit, Element, ElementType, Error, KeyLayout, Layer, Plan, Result, Rope,
+    Rotations, oracle,
+};
 use pie_rope::{Wgpu, WgpuLayer, wgpu};
+use support::{assert_same_bits, assert_within_ulps, bhsd};
 use wgpu::BufferUsages as Usage;
 
 /// 20 rows of 2 heads of 8, of which 16 are in use.
@@ -19,21 +25,89 @@ fn rotations() -> Rotations {
     Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap()
 }
 
-/// A buffer of ones.
-fn buffer(gpu: &Wgpu, bytes: u64, usage: Usage) -> wgpu::Buffer {
+/// A buffer, and the fresh numbers that it was filled with: those of no other buffer.
+struct Filled<T = f32> {
+    buffer: wgpu::Buffer,
+    before: Vec<T>,
+}
+
+fn buffer(gpu: &Wgpu, bytes: u64, usage: Usage) -> Filled {
+    let numbers = (0..bytes / 4).map(|_| rand::random_range(-2.0..2.0));
+    filled(gpu, numbers.collect(), usage)
+}
+
+fn filled<T: Element>(gpu: &Wgpu, before: Vec<T>, usage: Usage) -> Filled<T> {
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: None,
-        size: bytes,
+        size: size_of_val(&before[..]) as u64,
         usage: usage | Usage::COPY_DST | Usage::COPY_SRC,
         mapped_at_creation: false,
     });
-    let ones = vec![1f32; bytes as usize / 4];
     gpu.queue()
-        .write_buffer(&buffer, 0, bytemuck::cast_slice(&ones));
-    buffer
+        .write_buffer(&buffer, 0, bytemuck::cast_slice(&before));
+    Filled { buffer, before }
 }
 
-fn read(gpu: &Wgpu, buffer: &wgpu::Buffer) -> Vec<f32> {
+impl<T: Element + std::fmt::Debug> Filled<T> {
+    /// It is as it was.
+    #[track_caller]
+    fn is_unchanged(&self, gpu: &Wgpu, what: &str) {
+        assert_same_bits(&read(gpu, &self.buffer), &self.before, |index| {
+            format!("{what}, element {index}")
+        });
+    }
+}
+
+/// Holds keys `[batch, heads, rows, dims]` to the CPU's: to the bit where the CPU leaves a head vector as it was
+/// `before`, else within `units` in the last place.
+#[track_caller]
+fn assert_keys<T: Element + std::fmt::Debug + Into<f64>>(
+    (got, expected, before): (&[T], &[T], &[T]),
+    shape: [usize; 4],
+    rope: &Rope,
+    units: f64,
+    what: &str,
+) {
+    let dims = shape[3];
+    let mut exact = expected.to_vec();
+    let mut changed = 0;
+    assert_eq!(
+        (got.len(), before.len()),
+        (expected.len(), expected.len()),
+        "{what}"
+    );
+    for start in (0..expected.len()).step_by(dims) {
+        let vector = start..start + dims;
+        let bits = |keys: &[T]| bytemuck::cast_slice::<T, u8>(&keys[vector.clone()]).to_vec();
+        if bits(expected) != bits(before) {
+            // Held to its numbers below.
+            exact[vector.clone()].copy_from_slice(&got[vector]);
+            changed += 1;
+        }
+    }
+    assert!(changed > 0, "{what}: the CPU does nothing");
+    let place = bhsd(shape);
+    assert_same_bits(got, &exact, |index| format!("{what}: {}", place(index)));
+    let pairs = |keys: &[T]| -> Vec<(f64, f64)> {
+        let vectors = keys.chunks_exact(dims);
+        let of_vector = |key: &[T]| -> Vec<(f64, f64)> {
+            let pairs = (0..rope.pairs()).map(|pair| oracle::pair(rope, pair));
+            pairs.map(|(a, b)| (key[a].into(), key[b].into())).collect()
+        };
+        vectors.flat_map(of_vector).collect()
+    };
+    assert_within_ulps(T::TYPE, units, &pairs(got), &pairs(expected), |index| {
+        let (vector, pair) = (index / rope.pairs(), index % rope.pairs());
+        let (dim, _) = oracle::pair(rope, pair);
+        format!("{what}: {}", place(vector * dims + dim))
+    });
+}
+
+/// What the CPU and WGSL may be apart by, in units in the last place of f32: a unit that the CPU loses by the table's
+/// values, and one and a half that WGSL does.
+const APART: f64 = 2.5;
+
+fn read<T: Element>(gpu: &Wgpu, buffer: &wgpu::Buffer) -> Vec<T> {
     let back = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: buffer.size(),
@@ -47,7 +121,7 @@ fn read(gpu: &Wgpu, buffer: &wgpu::Buffer) -> Vec<f32> {
     gpu.device()
         .poll(wgpu::PollType::wait_indefinitely())
         .unwrap();
-    bytemuck::cast_slice(&back.get_mapped_range(..).unwrap()).to_vec()
+    bytemuck::pod_collect_to_vec(&back.get_mapped_range(..).unwrap())
 }
 
 /// Records `call` on the buffers and expects it to be refused with `expected` in the text, and the encoder
@@ -56,7 +130,7 @@ fn read(gpu: &Wgpu, buffer: &wgpu::Buffer) -> Vec<f32> {
 fn refused(
     gpu: &Wgpu,
     expected: &str,
-    buffers: &[&wgpu::Buffer],
+    buffers: &[&Filled],
     call: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>,
 ) {
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
@@ -67,10 +141,10 @@ fn refused(
         "`{error}` does not say `{expected}`"
     );
     gpu.submit(encoder).unwrap();
-    for buffer in buffers {
-        assert!(
-            read(gpu, buffer).iter().all(|&number| number == 1.0),
-            "refused, but something was written"
+    for (index, buffer) in buffers.iter().enumerate() {
+        buffer.is_unchanged(
+            gpu,
+            &format!("refused, but something was written: buffer {index}"),
         );
     }
 }
@@ -80,7 +154,7 @@ fn the_sound_call_is_not_refused_and_layers_without_work_record_nothing() {
     let gpu = Wgpu::open().unwrap();
     let keys = buffer(&gpu, BYTES, Usage::STORAGE);
     let values = buffer(&gpu, BYTES, Usage::STORAGE);
-    let layers = [WgpuLayer::new(&keys, &values)];
+    let layers = [WgpuLayer::new(&keys.buffer, &values.buffer)];
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     gpu.splice(&mut encoder, &rotations(), layout(), &layers)
         .unwrap();
@@ -89,8 +163,22 @@ fn the_sound_call_is_not_refused_and_layers_without_work_record_nothing() {
     gpu.splice(&mut encoder, &nothing, layout(), &layers)
         .unwrap();
     gpu.submit(encoder).unwrap();
-    assert!(read(&gpu, &keys).iter().any(|&key| key != 1.0));
-    assert!(read(&gpu, &values).iter().all(|&value| value == 1.0));
+
+    let mut expected = (keys.before.clone(), values.before.clone());
+    let layers = &mut [Layer::new(&mut expected.0, &mut expected.1)];
+    Cpu::new().splice(&rotations(), layout(), layers).unwrap();
+    let shape = [1, 2, ROWS, 8];
+    let rope = Rope::from_theta(10_000.0, 8).unwrap();
+    let got = read(&gpu, &keys.buffer);
+    assert_keys(
+        (&got, &expected.0, &keys.before),
+        shape,
+        &rope,
+        APART,
+        "keys",
+    );
+    assert!(expected.1 != values.before);
+    assert_same_bits(&read(&gpu, &values.buffer), &expected.1, bhsd(shape));
 }
 
 #[test]
@@ -107,45 +195,48 @@ fn bad_buffers() {
     };
     splice(
         "layer 0, values: the buffer was made without `BufferUsages::STORAGE`",
-        &[WgpuLayer::new(&good, &bare)],
+        &[WgpuLayer::new(&good.buffer, &bare.buffer)],
     );
     splice(
         "layer 1, keys: offset 2 is no multiple of the 4 bytes of f32",
         &[
-            WgpuLayer::keys_only(&good),
-            WgpuLayer::keys_only(long.slice(2..)),
+            WgpuLayer::keys_only(&good.buffer),
+            WgpuLayer::keys_only(long.buffer.slice(2..)),
         ],
     );
     splice(
         "layer 0, keys: it needs a buffer of 320 elements, this one has 319",
-        &[WgpuLayer::keys_only(good.slice(4..))],
+        &[WgpuLayer::keys_only(good.buffer.slice(4..))],
     );
     splice(
         "layer 0, keys: bytes 64..1344 are not inside the buffer's 1280",
         &[WgpuLayer::keys_only(wgpu::BufferBinding {
-            buffer: &good,
+            buffer: &good.buffer,
             offset: 64,
             size: wgpu::BufferSize::new(BYTES),
         })],
     );
     splice(
         "layer 0's keys and layer 1's keys overlap in one buffer",
-        &[WgpuLayer::keys_only(&good), WgpuLayer::keys_only(&good)],
+        &[
+            WgpuLayer::keys_only(&good.buffer),
+            WgpuLayer::keys_only(&good.buffer),
+        ],
     );
     splice(
         "layer 0's keys and layer 0's values overlap in one buffer",
         &[WgpuLayer::new(
-            long.slice(0..BYTES),
-            long.slice(BYTES - 4..2 * BYTES - 4),
+            long.buffer.slice(0..BYTES),
+            long.buffer.slice(BYTES - 4..2 * BYTES - 4),
         )],
     );
     splice(
         "keys and values share a buffer, and their layouts may overlap",
-        &[WgpuLayer::packed(&good)],
+        &[WgpuLayer::packed(&good.buffer)],
     );
     refused(&gpu, "dst: it overlaps slice 0 of `src`", &all, |encoder| {
-        let src = [WgpuLayer::keys_only(long.slice(4..BYTES + 4))];
-        let dst = [WgpuLayer::keys_only(long.slice(BYTES..))];
+        let src = [WgpuLayer::keys_only(long.buffer.slice(4..BYTES + 4))];
+        let dst = [WgpuLayer::keys_only(long.buffer.slice(BYTES..))];
         gpu.copy(encoder, &rotations(), layout(), &src, layout(), &dst)
     });
 }
@@ -156,7 +247,7 @@ fn the_shared_checks_come_first() {
     let keys = buffer(&gpu, BYTES, Usage::STORAGE);
     refused(&gpu, "the layout has 17", &[&keys], |encoder| {
         let layout = KeyLayout::bhsd(ElementType::F32, [1, 2, 17, 8]);
-        let layers = [WgpuLayer::keys_only(&keys)];
+        let layers = [WgpuLayer::keys_only(&keys.buffer)];
         gpu.splice(encoder, &rotations(), layout, &layers)
     });
 }
@@ -239,15 +330,20 @@ fn a_table_larger_than_a_binding() {
     let keys = buffer(&gpu, 4096 * 128 * 4, Usage::STORAGE);
     let layout = KeyLayout::bhsd(ElementType::F32, [1, 1, 4096, 128]);
     refused(&gpu, "its cosines and sines take", &[&keys], |encoder| {
-        gpu.rotate(encoder, &rotations, layout, &[WgpuLayer::keys_only(&keys)])
+        gpu.rotate(
+            encoder,
+            &rotations,
+            layout,
+            &[WgpuLayer::keys_only(&keys.buffer)],
+        )
     });
 }
 
 #[test]
 fn a_lost_device_is_an_error_and_no_panic() {
-    let call = |gpu: &Wgpu, keys: &wgpu::Buffer| {
+    let call = |gpu: &Wgpu, keys: &Filled| {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        let layers = [WgpuLayer::keys_only(keys)];
+        let layers = [WgpuLayer::keys_only(&keys.buffer)];
         gpu.rotate(&mut encoder, &rotations(), layout(), &layers)
     };
     let (device, queue) = engine(&adapter(), |_| ());
@@ -259,7 +355,7 @@ fn a_lost_device_is_an_error_and_no_panic() {
         for parameters_in_pool in [false, true] {
             println!("{gpu}, {parameters_in_pool}");
             let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            let layers = [WgpuLayer::keys_only(&keys)];
+            let layers = [WgpuLayer::keys_only(&keys.buffer)];
             gpu.rotate(&mut encoder, &rotations(), layout(), &layers)
                 .unwrap();
             if parameters_in_pool {
@@ -281,7 +377,7 @@ fn a_buffer_of_another_device_is_an_error_and_no_panic() {
     });
     let keys = buffer(&other, BYTES, Usage::STORAGE);
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    let layers = [WgpuLayer::keys_only(&keys)];
+    let layers = [WgpuLayer::keys_only(&keys.buffer)];
     let error = gpu
         .rotate(&mut encoder, &rotations(), layout(), &layers)
         .unwrap_err();
@@ -289,38 +385,48 @@ fn a_buffer_of_another_device_is_an_error_and_no_panic() {
     gpu.submit(encoder).unwrap();
 }
 
+/// Of about one, in f16.
+fn halves(len: usize) -> Vec<f16> {
+    let number = |_| f16::from_f32(rand::random_range(-2.0..2.0));
+    (0..len).map(number).collect()
+}
+
 #[test]
 fn workgroups_of_any_size_give_the_same_bits() {
+    let shape = [1, 3, 300, 96];
+    let layout = CacheLayout::keys_only(KeyLayout::bhsd(ElementType::F16, shape));
+    let before = halves(3 * 300 * 96);
+    let rope = Rope::from_theta(10_000.0, 96).unwrap();
+    let edits = [Edit::insert(10, 5), Edit::delete(200..220)];
+    let plan = Plan::from_edits(290, &edits).unwrap();
+    let rotations = Rotations::new(&plan, &rope).unwrap();
     let keys_of = |invocations: u32| {
         let gpu = Wgpu::open().unwrap();
         let gpu = gpu.with_workgroups_of(invocations).unwrap();
-        let layout = KeyLayout::bhsd(ElementType::F16, [1, 3, 300, 96]);
-        let bytes = 3 * 300 * 96 * 2;
-        let keys = buffer(&gpu, bytes, Usage::STORAGE);
-        // Finite numbers, all different enough.
-        let data: Vec<u16> = (0..bytes as u32 / 2)
-            .map(|i| (i.wrapping_mul(40_503) % 0x7800) as u16)
-            .collect();
-        gpu.queue()
-            .write_buffer(&keys, 0, bytemuck::cast_slice(&data));
-        let rope = Rope::from_theta(10_000.0, 96).unwrap();
-        let edits = [Edit::insert(10, 5), Edit::delete(200..220)];
-        let plan = Plan::from_edits(290, &edits).unwrap();
-        let rotations = Rotations::new(&plan, &rope).unwrap();
-        let layers = [WgpuLayer::keys_only(&keys)];
+        let keys = filled(&gpu, before.clone(), Usage::STORAGE);
+        let layers = [WgpuLayer::keys_only(&keys.buffer)];
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         gpu.rotate(&mut encoder, &rotations, layout, &layers)
             .unwrap();
         gpu.splice(&mut encoder, &rotations, layout, &layers)
             .unwrap();
         gpu.submit(encoder).unwrap();
-        let after: Vec<u16> = bytemuck::cast_slice(&read(&gpu, &keys)).to_vec();
-        assert!(after != data);
-        after
+        read::<f16>(&gpu, &keys.buffer)
     };
-    let expected = keys_of(64);
-    assert!(keys_of(128) == expected);
-    assert!(keys_of(256) == expected);
+    let one = keys_of(64);
+    let mut expected = before.clone();
+    let mut layers = [Layer::keys_only(&mut expected)];
+    Cpu::new().rotate(&rotations, layout, &mut layers).unwrap();
+    Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
+    // A unit apart after the first turn, which the second turns on; twice that in the next binade.
+    let apart = 2.0 * (f64::sqrt(2.0) + 1.0) * 1.01;
+    assert_keys((&one, &expected, &before), shape, &rope, apart, "64");
+    for invocations in [128, 256] {
+        let place = bhsd(shape);
+        assert_same_bits(&keys_of(invocations), &one, |index| {
+            format!("{invocations} invocations, {}", place(index))
+        });
+    }
     let error = Wgpu::open().unwrap().with_workgroups_of(96).unwrap_err();
     assert!(error.to_string().contains("invocations: 96"), "{error}");
 }
@@ -331,11 +437,9 @@ fn pages_are_found_wherever_an_edit_begins() {
     const BLOCKS: usize = 8;
     let gpu = Wgpu::open().unwrap();
     let table = [5, 2, 7, 0, 3, 6];
-    let layout = KeyLayout::nhd(ElementType::F16, [BLOCKS, 16, 2, 32]).with_table(&table);
-    let before: Vec<f16> = (0..BLOCKS * 16 * 2 * 32)
-        .map(|i| f16::from_f32((i * 7919 % 1000) as f32 / 500.0 - 1.0))
-        .collect();
-    let bytes = 2 * before.len() as u64;
+    let pages = KeyLayout::nhd(ElementType::F16, [BLOCKS, 16, 2, 32]);
+    let layout = CacheLayout::keys_only(pages.with_table(&table));
+    let before = halves(BLOCKS * 16 * 2 * 32);
     let rope = Rope::from_theta(10_000.0, 32).unwrap();
     for start in 0..64 {
         let plan = Plan::from_edits(90, &[Edit::insert(start, 3)]).unwrap();
@@ -345,27 +449,16 @@ fn pages_are_found_wherever_an_edit_begins() {
             .splice(&rotations, layout, &mut [Layer::keys_only(&mut expected)])
             .unwrap();
 
-        let keys = buffer(&gpu, bytes, Usage::STORAGE);
-        gpu.queue()
-            .write_buffer(&keys, 0, bytemuck::cast_slice(&before));
+        let keys = filled(&gpu, before.clone(), Usage::STORAGE);
+        let layers = [WgpuLayer::keys_only(&keys.buffer)];
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        gpu.splice(
-            &mut encoder,
-            &rotations,
-            layout,
-            &[WgpuLayer::keys_only(&keys)],
-        )
-        .unwrap();
+        gpu.splice(&mut encoder, &rotations, layout, &layers)
+            .unwrap();
         gpu.submit(encoder).unwrap();
-        let after = read(&gpu, &keys);
-        for (after, expected) in bytemuck::cast_slice::<_, f16>(&after).iter().zip(&expected) {
-            // One unit in the last place of numbers up to two.
-            let error = (after.to_f32() - expected.to_f32()).abs();
-            assert!(
-                error <= 1.0 / 1024.0,
-                "an insertion at row {start}: off by {error}"
-            );
-        }
+        let after = read::<f16>(&gpu, &keys.buffer);
+        // As `[blocks, rows of a block, heads, dims]`.
+        let (shape, what) = ([BLOCKS, 16, 2, 32], format!("an insertion at row {start}"));
+        assert_keys((&after, &expected, &before), shape, &rope, 1.01, &what);
     }
 }
 
@@ -375,18 +468,18 @@ fn a_batch_of_none_is_done_at_once() {
     let keys = buffer(&gpu, 64, Usage::STORAGE);
     let layout = KeyLayout::bhsd(ElementType::F32, [0, 2, ROWS, 8]);
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    let layers = [WgpuLayer::new(&keys, &keys)];
+    let layers = [WgpuLayer::new(&keys.buffer, &keys.buffer)];
     gpu.rotate(&mut encoder, &rotations(), layout, &layers)
         .unwrap();
     gpu.splice(
         &mut encoder,
         &rotations(),
         layout,
-        &[WgpuLayer::keys_only(&keys)],
+        &[WgpuLayer::keys_only(&keys.buffer)],
     )
     .unwrap();
     gpu.submit(encoder).unwrap();
-    assert_eq!(read(&gpu, &keys), [1.0; 16]);
+    keys.is_unchanged(&gpu, "a batch of none");
 }
 
 /// What the engine does wrong by itself is said once, and does not follow it for ever.
@@ -406,7 +499,7 @@ fn a_fault_outside_of_a_call_is_said_once() {
             &mut encoder,
             &rotations(),
             layout(),
-            &[WgpuLayer::keys_only(&keys)],
+            &[WgpuLayer::keys_only(&keys.buffer)],
         )
     };
     assert!(matches!(call(), Err(Error::Device(_))));

@@ -1,17 +1,20 @@
 //! A cache of 2 GiB in one buffer, or the largest that the adapter allows: several bindings wide, with rows that
 //! move from one of them to another. Needs an adapter and that much memory on it.
 
+mod support;
+
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use half::bf16;
 use pie_rope::{
     CacheLayout, Cpu, Edit, ElementType, KeyLayout, Layer, Plan, Rope, Rotations, Wgpu, WgpuLayer,
-    oracle, wgpu,
+    wgpu,
 };
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use support::{assert_same_bits, assert_within_ulps};
 use wgpu::BufferUsages as Usage;
 
 const HEADS: usize = 8;
@@ -91,7 +94,7 @@ fn rows_move_between_the_bindings_of_one_buffer() {
         mapped_at_creation: false,
     });
     let zeros = vec![bf16::ZERO; PAGE];
-    let mut seen = 0;
+    let (mut seen, mut free) = (0, 0);
     for first in (0..blocks).step_by(piece) {
         let here = piece.min(blocks - first);
         let bytes = (here * PAGE * 2) as u64;
@@ -103,21 +106,29 @@ fn rows_move_between_the_bindings_of_one_buffer() {
             .poll(wgpu::PollType::wait_indefinitely())
             .unwrap();
         let view = back.get_mapped_range(0..bytes).unwrap();
+        assert_eq!(view.len(), bytes as usize);
         for (block, got) in bytemuck::cast_slice::<u8, bf16>(&view)
             .chunks_exact(PAGE)
             .enumerate()
         {
-            let Some(page) = page_of[first + block] else {
-                assert!(got == zeros, "block {} was written", first + block);
-                continue;
-            };
-            same_page(got, &local[page * PAGE..][..PAGE]);
-            seen += 1;
+            let block = first + block;
+            match page_of[block] {
+                None => {
+                    assert_same_bits(got, &zeros, |index| {
+                        format!("block {block}, which is nobody's, element {index}")
+                    });
+                    free += 1;
+                }
+                Some(page) => {
+                    same_page(got, &local[page * PAGE..][..PAGE], page, block);
+                    seen += 1;
+                }
+            }
         }
         drop(view);
         back.unmap();
     }
-    assert_eq!(seen, pages);
+    assert_eq!((seen, free), (pages, blocks - pages));
 }
 
 /// A buffer of `most` bytes. Adapters may grant larger buffers than they give memory for: half as much then, but
@@ -144,15 +155,24 @@ fn pool(gpu: &Wgpu, most: u64) -> wgpu::Buffer {
 }
 
 /// Values bit for bit; keys within one unit in the last place at the magnitude of the pair.
-fn same_page(got: &[bf16], expected: &[bf16]) {
+fn same_page(got: &[bf16], expected: &[bf16], page: usize, block: usize) {
+    let place = |row: usize| {
+        let (row, head) = (page * BLOCK + row / HEADS, row % HEADS);
+        format!("page {page} (block {block}), row {row}, head {head}")
+    };
     let (got_keys, got_values) = got.split_at(PAGE / 2);
     let (keys, values) = expected.split_at(PAGE / 2);
-    assert!(got_values == values, "values differ");
-    for (got, expected) in got_keys.chunks_exact(DIM).zip(keys.chunks_exact(DIM)) {
-        for pair in 0..DIM / 2 {
-            let both = |row: &[bf16]| (row[pair].to_f64(), row[pair + DIM / 2].to_f64());
-            let error = oracle::error_in_ulps(ElementType::BF16, both(got), both(expected));
-            assert!(error <= 1.0, "{error} units off");
-        }
-    }
+    assert_same_bits(got_values, values, |index| {
+        format!("values, {}, dimension {}", place(index / DIM), index % DIM)
+    });
+    let pairs = |keys: &[bf16]| -> Vec<(f64, f64)> {
+        let vectors = keys.chunks_exact(DIM);
+        let pairs = vectors.flat_map(|vector| vector[..DIM / 2].iter().zip(&vector[DIM / 2..]));
+        pairs.map(|(a, b)| (a.to_f64(), b.to_f64())).collect()
+    };
+    let (got, expected) = (pairs(got_keys), pairs(keys));
+    assert_within_ulps(ElementType::BF16, 1.0, &got, &expected, |index| {
+        let (vector, pair) = (index / (DIM / 2), index % (DIM / 2));
+        format!("keys, {}, pair {pair}", place(vector))
+    });
 }

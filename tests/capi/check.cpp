@@ -63,7 +63,7 @@ int main() {
                 double scale;
                 double expected = turned(before.data() + (row * HEADS + head) * DIM, dim, -5, &scale);
                 float now = keys[static_cast<size_t>(((row - 5) * HEADS + head) * DIM + dim)];
-                CHECK(std::fabs(now - expected) <= scale * 1.1920929e-7);
+                CHECK(apart(now, expected) <= scale * 1.1920929e-7);
             }
 
     // Each thread has its own last error.
@@ -77,26 +77,48 @@ int main() {
     CHECK(std::string(pie_rope_last_error()) == "cpu: it is null");
     CHECK(other == "rotations: it is null");
 
-    // The README's snippets.
-    std::vector<float> buffers(4 * 4 * 64 * 64, 1.0f);
-    float *at = buffers.data();
-    float *snippet_keys[2] = {at, at + 4 * 64 * 64}, *snippet_values[2] = {at + 8 * 64 * 64, at + 12 * 64 * 64};
+    // The README's snippets. Each number is its own, so that none can stand in for another.
+    const size_t room = 4 * 64 * 64;
+    std::vector<float> buffers(4 * room);
+    for (size_t at = 0; at < buffers.size(); at++) buffers[at] = 1.0f + static_cast<float>(at) * 0x1p-17f;
+    const std::vector<float> as_it_was = buffers;
+    float *snippet_keys[2] = {&buffers[0], &buffers[room]}, *snippet_values[2] = {&buffers[2 * room], &buffers[3 * room]};
     OK(edit(snippet_keys, snippet_values));
-    CHECK(snippet_keys[1][9 * 64] == 1.0f && snippet_keys[1][13 * 64] != 1.0f);
+    for (size_t at = 0; at < buffers.size(); at++) {
+        const size_t dim = at % 64, to = at / 64 % 64, lane = at / 64 / 64;
+        const size_t from = to >= 13 && to < 43 ? to - 3 : to;
+        const float *old = &as_it_was[(lane * 64 + from) * 64];
+        if (at >= 2 * room || from == to) {
+            check_bits("snippet.c", &buffers[at], old + dim, 1);
+            continue;
+        }
+        const double angle = 3 * std::pow(10000.0, -2.0 * double(dim % 32) / 64);
+        const double a = old[dim % 32], b = old[dim % 32 + 32];
+        const double right = dim < 32 ? a * std::cos(angle) - b * std::sin(angle) : b * std::cos(angle) + a * std::sin(angle);
+        CHECK(apart(buffers[at], right) <= 1.71 * ulp(PIE_ROPE_F32, std::hypot(a, b)));
+    }
 
-    // Cell i holds position 39 - i, or is another sequence's; those from position 20 on move back by 5. Every pair is (1, 0) to begin with.
+    // Cell i holds position 39 - i, or is another sequence's; those from position 20 on move back by 5.
     const size_t cells = 40, row = 4 * 64;
     std::vector<uint16_t> cell_keys(2 * cells * row);
-    for (size_t i = 0; i < cell_keys.size(); i += 2) cell_keys[i] = 0x3c00;
+    for (size_t i = 0; i < cell_keys.size(); i++)
+        cell_keys[i] = static_cast<uint16_t>((i * 40503u & 0x83ffu) | (10 + i % 6) << 10);
+    const std::vector<uint16_t> cells_before = cell_keys;
     std::vector<int32_t> positions(cells);
     for (size_t i = 0; i < cells; i++) positions[i] = i % 4 == 1 ? -1 : 39 - static_cast<int32_t>(i);
     void *cache_k[2] = {cell_keys.data(), cell_keys.data() + cells * row};
     OK(shift(cache_k, positions.data(), cells, 20, -1, -5));
     for (size_t i = 0; i < 2 * cells * row; i += 2) {
-        double angle = positions[i / row % cells] >= 20 ? -5 * std::pow(10000.0, -double(i % 64) / 64) : 0;
-        // Half a unit of f16 at 1, the magnitude of the pair.
-        CHECK(std::fabs(number(PIE_ROPE_F16, cell_keys[i]) - std::cos(angle)) <= 0.5003 * ulp(PIE_ROPE_F16, 1.0));
-        CHECK(std::fabs(number(PIE_ROPE_F16, cell_keys[i + 1]) - std::sin(angle)) <= 0.5003 * ulp(PIE_ROPE_F16, 1.0));
+        if (positions[i / row % cells] < 20) {
+            CHECK(cell_keys[i] == cells_before[i] && cell_keys[i + 1] == cells_before[i + 1]);
+            continue;
+        }
+        const double angle = -5 * std::pow(10000.0, -double(i % 64) / 64);
+        const double a = number(PIE_ROPE_F16, cells_before[i]), b = number(PIE_ROPE_F16, cells_before[i + 1]);
+        // Half a unit of f16 at the magnitude of the pair.
+        const double allowed = 0.5003 * ulp(PIE_ROPE_F16, std::hypot(a, b));
+        CHECK(apart(number(PIE_ROPE_F16, cell_keys[i]), a * std::cos(angle) - b * std::sin(angle)) <= allowed);
+        CHECK(apart(number(PIE_ROPE_F16, cell_keys[i + 1]), b * std::cos(angle) + a * std::sin(angle)) <= allowed);
     }
 
     std::printf("C++, pie-rope %s: ok\n", pie_rope_version());

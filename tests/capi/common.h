@@ -41,6 +41,23 @@ static inline void put_numbers(float *to, unsigned seed) {
 
 static inline int same(const float *a, const float *b) { return memcmp(a, b, LEN * sizeof *a) == 0; }
 
+/* Holds numbers to what is expected, bit for bit, and says which is the first that differs. */
+static inline void check_bits(const char *what, const float *got, const float *expected, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (memcmp(&got[i], &expected[i], sizeof *got) != 0) {
+            fprintf(stderr, "%s: number %zu is %.9g, not %.9g\n", what, i, (double)got[i], (double)expected[i]);
+            exit(1);
+        }
+}
+
+/* How far a number is from what is expected: infinitely, and never NaN, which `fmax` would lose, unless both are finite
+ * or they are the same. */
+static inline double apart(double got, double expected) {
+    if (got == expected) return 0.0;
+    double off = fabs(got - expected);
+    return off < HUGE_VAL ? off : HUGE_VAL;
+}
+
 /* Dimension `dim` of a key turned by `delta` positions, in double precision; *scale: what its last place is of. */
 static inline double turned(const float *key, int dim, int delta, double *scale) {
     int half = DIM / 2, pair = dim % half;

@@ -239,8 +239,9 @@ static void run(const pie_rope_cpu *cpu, int shape, int element, int pairing, in
             /* Rows that are to be encoded, that nobody uses, other blocks: nothing else was written. */
             for (size_t at = 0; at < s.len; at++)
                 if (get(&expected, at) != get(&after[layer][half], at)) {
-                    fprintf(stderr, "%s: layer %d, %s: element %zu is not what it should be\n", place, layer,
-                            half ? "values" : "keys", at);
+                    fprintf(stderr, "%s: layer %d, %s: element %zu is %#x, not %#x\n", place, layer,
+                            half ? "values" : "keys", at, (unsigned)get(&after[layer][half], at),
+                            (unsigned)get(&expected, at));
                     exit(1);
                 }
         }

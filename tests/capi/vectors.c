@@ -37,8 +37,8 @@ static double off(const double *f_old, const double *f_new, int pairs, int row, 
         for (int end = 0; end < 2; end++)
             magnitude[end] = hypot(number(element, keys[end][row][a]), number(element, keys[end][row][b]));
         double unit = ulp(element, fmax(magnitude[0], magnitude[1]));
-        error = fmax(fabs(number(element, got[a]) - number(element, keys[1][row][a])),
-                     fabs(number(element, got[b]) - number(element, keys[1][row][b]))) / unit;
+        error = fmax(apart(number(element, got[a]), number(element, keys[1][row][a])),
+                     apart(number(element, got[b]), number(element, keys[1][row][b]))) / unit;
         double most_allowed = allowed(f_old[pair], f_new[pair], positions[0][row], positions[1][row]);
         if (!(error / most_allowed <= most)) most = error / most_allowed;
         if (!(error / most_allowed <= worst / worst_allowed)) {
@@ -103,6 +103,13 @@ static void check_layer(const pie_rope_cpu *cpu) {
         /* The key as it was is far off: the comparison tells a turn from none. */
         double w = worst, wa = worst_allowed;
         CHECK(off(f[0], f[1], (int)pairs[0], row, keys[0][row]) > 3.0);
+        /* And so is a NaN, wherever it is. */
+        for (int at = start; at < window_end; at++) {
+            uint32_t right = got[at];
+            got[at] = element == PIE_ROPE_F32 ? 0x7fc00000 : element == PIE_ROPE_F16 ? 0x7e00 : 0x7fc0;
+            CHECK(off(f[0], f[1], (int)pairs[0], row, got) == HUGE_VAL);
+            got[at] = right;
+        }
         worst = w;
         worst_allowed = wa;
     }

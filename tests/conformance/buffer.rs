@@ -118,7 +118,15 @@ impl Buffer {
         }
     }
 
-    fn set(&mut self, index: usize, value: f64) {
+    /// One element's bits.
+    pub fn bits(&self, index: usize) -> u32 {
+        let raw = &self.bytes()[self.at(index)];
+        raw.iter()
+            .rev()
+            .fold(0, |bits, &byte| bits << 8 | u32::from(byte))
+    }
+
+    pub fn set(&mut self, index: usize, value: f64) {
         let (range, element) = (self.at(index), self.element);
         let raw = &mut self.bytes_mut()[range];
         match element {

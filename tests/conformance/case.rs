@@ -259,6 +259,36 @@ impl Cache {
         dims.collect()
     }
 
+    /// What an element of the buffer of keys, or of values, is: the slow way round, for failures.
+    pub fn place(&self, half: Half, element: usize) -> String {
+        let rows = match (&self.table, self.shape.block()) {
+            (Some(table), Some(block)) => table.len() * block,
+            _ => self.slots,
+        };
+        let both = [Half::Keys, Half::Values];
+        let halves = both.iter().filter(|&&other| {
+            // In one buffer.
+            other == half || self.shape.is_packed()
+        });
+        for &half in halves {
+            for batch in 0..self.shape.batch() {
+                for head in 0..self.heads {
+                    for row in 0..rows {
+                        let mut dims = 0..self.dim;
+                        let found =
+                            dims.find(|&dim| self.index(half, batch, head, row, dim) == element);
+                        if let Some(dim) = found {
+                            return format!(
+                                "{half:?} of row {row}, batch {batch}, head {head}, dimension {dim}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        "of no row of the sequence".into()
+    }
+
     /// What the crate is told.
     pub fn layout(&self) -> CacheLayout<'_> {
         let (element, heads, dim, slots) = (self.element, self.heads, self.dim, self.slots);

@@ -12,6 +12,7 @@ use crate::backend::{Backend, Call, Layers};
 use crate::buffer::{Buffer, GUARD, Keys};
 use crate::case::{Cache, Case, Half, Verb};
 use crate::pattern::{LAYERS, Pattern, Scene};
+use crate::support::worse;
 
 /// Largest error allowed against the oracle, in units in the last place of the stored type at the
 /// magnitude `r` of the pair.
@@ -61,7 +62,7 @@ impl Worst {
     fn record(&self, element: ElementType, errors: [f64; 2]) {
         let mut worst = self.seen.lock().expect("no panic while held");
         for (worst, error) in worst[element as usize].iter_mut().zip(errors) {
-            *worst = worst.max(error);
+            *worst = worse(*worst, error);
         }
     }
 
@@ -221,10 +222,8 @@ fn run(
 
     if apart {
         for (layer, (after, before)) in src.iter().zip(&before).enumerate() {
-            let values = after.values.as_ref().zip(before.values.as_ref());
-            for (after, before) in [(&after.keys, &before.keys)].into_iter().chain(values) {
-                same_bytes(after, before).map_err(|p| format!("layer {layer}, source: {p}"))?;
-            }
+            same_layer(after, before, &stage.src)
+                .map_err(|problem| format!("layer {layer}, source: {problem}"))?;
         }
     }
     let after = if apart { &dst } else { &src };
@@ -251,6 +250,7 @@ fn expect(
     after: &Layers,
     worst: &Worst,
 ) -> Result<(), String> {
+    as_many(&after.keys, &onto.keys).map_err(|problem| format!("keys: {problem}"))?;
     let mut keys = onto.keys.clone();
     let mut values = onto.values.clone();
     let ropes = stage
@@ -332,7 +332,7 @@ fn expect(
                         let by_table = (f64::from(table.0[pair]), f64::from(table.1[pair]));
                         let error = [expected, turned(original, by_table)]
                             .map(|expected| oracle::error_in_ulps(case.element, got, expected));
-                        errors = [errors[0].max(error[0]), errors[1].max(error[1])];
+                        errors = [worse(errors[0], error[0]), worse(errors[1], error[1])];
                         if !(error[0] <= allowed[0] && error[1] <= allowed[1]) {
                             return Err(format!(
                                 "row {src_row} to {dst_row}, batch {batch}, head {head}, pair {pair}: \
@@ -349,11 +349,7 @@ fn expect(
         }
     }
     worst.record(case.element, errors);
-    same_bytes(&after.keys, &keys).map_err(|problem| format!("keys: {problem}"))?;
-    if let (Some(after), Some(values)) = (&after.values, &values) {
-        same_bytes(after, values).map_err(|problem| format!("values: {problem}"))?;
-    }
-    Ok(())
+    same_layer(after, &Layers { keys, values }, &stage.dst)
 }
 
 /// One head vector of one row on its way.
@@ -404,24 +400,66 @@ fn turned((x, y): (f64, f64), (cos, sin): (f64, f64)) -> (f64, f64) {
     (x * cos - y * sin, y * cos + x * sin)
 }
 
-fn same_bytes(after: &Buffer, expected: &Buffer) -> Result<(), String> {
-    if after == expected {
+/// Keys and values are what is expected, bit for bit, guards included.
+fn same_layer(after: &Layers, expected: &Layers, cache: &Cache) -> Result<(), String> {
+    same_bytes(&after.keys, &expected.keys, |index| {
+        cache.place(Half::Keys, index)
+    })
+    .map_err(|problem| format!("keys: {problem}"))?;
+    match (&after.values, &expected.values) {
+        (None, None) => Ok(()),
+        (Some(after), Some(expected)) => {
+            same_bytes(after, expected, |index| cache.place(Half::Values, index))
+                .map_err(|problem| format!("values: {problem}"))
+        }
+        (Some(_), None) => Err("there are values, and none are expected".into()),
+        (None, Some(_)) => Err("there are no values".into()),
+    }
+}
+
+/// There are as many elements as there should be, of the same type.
+fn as_many(after: &Buffer, expected: &Buffer) -> Result<(), String> {
+    let all = |buffer: &Buffer| (buffer.element, buffer.len());
+    if all(after) == all(expected) && after.len() > 0 {
         return Ok(());
     }
-    let differs = after
-        .bytes()
-        .iter()
-        .zip(expected.bytes())
-        .position(|(a, b)| a != b);
-    match differs {
-        None => Ok(()),
-        Some(byte) if byte < GUARD || byte >= GUARD + after.inner().len() => {
-            Err(format!("guard byte {byte} was overwritten"))
-        }
-        Some(byte) => Err(format!(
-            "element {} of {} is not what it should be",
-            (byte - GUARD) / after.element.size(),
-            after.len()
-        )),
+    Err(format!(
+        "{} elements of {}, not {} of {}",
+        after.len(),
+        after.element,
+        expected.len(),
+        expected.element
+    ))
+}
+
+fn same_bytes(
+    after: &Buffer,
+    expected: &Buffer,
+    place: impl FnOnce(usize) -> String,
+) -> Result<(), String> {
+    as_many(after, expected)?;
+    let (got, wanted) = (after.bytes(), expected.bytes());
+    if got == wanted {
+        return Ok(());
     }
+    // As long as the elements are many.
+    let mut pairs = got.iter().zip(wanted);
+    let byte = pairs
+        .position(|(a, b)| a != b)
+        .expect("bytes of one length");
+    if byte < GUARD || byte >= GUARD + after.inner().len() {
+        return Err(format!(
+            "guard byte {byte} was overwritten: {:#04x}, not {:#04x}",
+            got[byte], wanted[byte]
+        ));
+    }
+    let index = (byte - GUARD) / after.element.size();
+    let number = |buffer: &Buffer| format!("{} ({:#x})", buffer.get(index), buffer.bits(index));
+    Err(format!(
+        "element {index} of {}, {}, is not what it should be: got {}, expected {}",
+        after.len(),
+        place(index),
+        number(after),
+        number(expected)
+    ))
 }

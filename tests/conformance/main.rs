@@ -5,6 +5,8 @@
 //! backend which is absent shows as *ignored, with the reason*; it fails instead if
 //! `PIE_ROPE_REQUIRE` demands it (a list of backend names, or `all`).
 //!
+//! Before all that the check itself is held to finding what a backend may do wrong ([`faults`]).
+//!
 //! Data is fresh and random in every run. `PIE_ROPE_SEED` repeats a run.
 
 mod backend;
@@ -13,9 +15,12 @@ mod case;
 mod check;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod faults;
 #[cfg(feature = "wgpu")]
 mod gpu;
 mod pattern;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -47,7 +52,7 @@ fn main() -> std::process::ExitCode {
     }
 
     let keys = Arc::new(Keys::new(&mut SmallRng::seed_from_u64(seed)));
-    let mut trials = Vec::new();
+    let mut trials = faults::trials(seed, &keys);
     let mut reports = Vec::new();
     for Candidate {
         name,
