@@ -8,12 +8,15 @@ keys.json: for every model type that src/rope/config/model_types.rs knows and tr
 a model of that type with tiny random weights encodes one token at two positions, and the keys that
 it caches are written down, layer by layer, beside the config.json that describes the model. A token
 that attends only to itself has the same hidden state wherever it stands, so the two keys differ by
-the rotation alone: pairing, window, frequencies and rope-less layers are measured, not read.
+the rotation alone: pairing, window, frequencies and rope-less layers are measured, not read. Beside
+that, what a partial rotary factor of a half makes of the keys ("same", "other", or "fails"), and all
+causal language models that transformers knows.
 
 frequencies.json: for real models' published configurations, each rope's inverse frequencies, taken
 from the model's own rotary module after a forward pass over a sequence of the given length.
 """
 
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -27,8 +30,12 @@ warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
-from transformers.models.auto.modeling_auto import MODEL_MAPPING  # noqa: E402
+from transformers.models.auto.modeling_auto import (  # noqa: E402
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_MAPPING,
+)
 
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -46,7 +53,9 @@ ROPE_KEYS = set(
     attn_layer_indices layer_group_size no_rope_layers no_rope_layer_interval layer_rope_theta
     cross_attention_layers position_embedding_type alibi kv_lora_rank qk_rope_head_dim
     qk_nope_head_dim rope_interleave global_head_dim per_layer_config kv_channels n_embd n_head
-    n_layer""".split()
+    n_layer n_layers num_layers d_model n_heads max_seq_len attn_config num_layers_per_stack H_cycles
+    L_cycles n_input_layers n_recurrent_layers n_output_layers n_recurrent_loops
+    recurrent_kv_cache_mode rotary_value""".split()
 )
 
 # Small numbers for whatever dimensions a model type has.
@@ -70,18 +79,18 @@ MIXED = ["linear_attention", "full_attention", "linear_attention", "full_attenti
 # model type -> what its tiny configuration needs besides SMALL. Eight layers where layers differ.
 MODELS = {
     name: {}
-    for name in """apertus arcee aria_text bitnet cohere cwm diffllama doge dots1 emu3_text_model
-    ernie4_5 ernie4_5_moe evolla falcon falcon_h1 flex_olmo gemma gemma2 glm glm4 glm4_moe gpt_neox
+    for name in """apertus apertus1p5_text arcee aria_text bitnet cohere cwm diffllama doge dots1 emu3_text_model
+    ernie4_5 ernie4_5_moe evolla exaone falcon falcon_h1 flex_olmo gemma gemma2 glm glm4 glm4_moe gpt_neox
     gpt_neox_japanese gpt_oss granite granite_docling_text granitemoe granitemoeshared helium
-    hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe llama
-    minimax_m2 ministral ministral3 mistral mixtral molmo2_text nemotron
+    hrm_text hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe llama
+    minimax_m2 ministral ministral3 mistral mixtral molmo2_text moshi nemotron
     olmo olmo2 olmoe persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_moe
-    qwen3_vl_moe_text qwen3_vl_text seed_oss solar_open stablelm starcoder2 vaultgemma""".split()
+    qwen3_vl_moe_text qwen3_vl_text sarvam_moe seed_oss solar_open stablelm starcoder2 t5gemma vaultgemma""".split()
 }
 MODELS |= {
     name: dict(MLA)
     for name in """axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa hy_v4
-    minicpm3 youtu""".split()
+    minicpm3 sarvam_mla youtu""".split()
 }
 MODELS |= {
     name: dict(THREE_AXES)
@@ -97,7 +106,27 @@ MODELS |= {
 MODELS |= {
     "bailing_hybrid": dict(MLA, num_hidden_layers=8, layer_group_size=4),
     "bamba": dict(MAMBA, num_hidden_layers=4, attn_layer_indices=[1, 3]),
+    "chameleon": dict(
+        vocabulary_map={"<image>": 5},
+        vq_config=dict(
+            embed_dim=8, num_embeddings=16, base_channels=32, channel_multiplier=[1, 1],
+            num_res_blocks=1, latent_channels=8, resolution=16,
+        ),
+    ),
     "codegen": dict(rotary_dim=8),
+    "cohere_compass_text": dict(
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters=dict(
+            full_attention=None,
+            sliding_attention=dict(rope_type="default", rope_theta=5e4, mrope_section=[4, 2, 2]),
+        ),
+    ),
+    "dbrx": dict(
+        # Under both names: this version does not look at the inner one, which published files have.
+        rope_theta=5e5, attn_config=dict(kv_n_heads=2, rope_theta=5e5, clip_qkv=8.0),
+        ffn_config=dict(ffn_hidden_size=64, moe_num_experts=4, moe_top_k=2),
+    ),
+    "dory": dict(num_hidden_layers=8, n_input_layers=2, n_output_layers=2, n_recurrent_loops=3),
     "ernie4_5_vl_moe_text": dict(
         moe_intermediate_size=[32, 32],
         rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[3, 3, 2]),
@@ -116,24 +145,31 @@ MODELS |= {
         MAMBA, num_hidden_layers=4, layer_types=MIXED, position_embedding_type="rope"
     ),
     "kimi_linear": dict(MLA, num_hidden_layers=5),
+    "lara_mini": dict(num_hidden_layers=5),
     "lfm2": dict(num_hidden_layers=4, full_attn_idxs=[1, 2]),
     "lfm2_moe": dict(num_hidden_layers=2, layer_types=["conv", "full_attention"]),
     "lfm3": dict(num_hidden_layers=8),
+    "longcat_flash": dict(MLA, num_layers=2),
     "minimax": dict(num_hidden_layers=4, layer_types=MIXED),
+    "minimax_m3_vl_text": dict(partial_rotary_factor=0.5, rotary_dim=8),
     "mistral4": dict(MLA, head_dim=32),
     "mllama_text_model": dict(num_hidden_layers=5, cross_attention_layers=[3]),
+    "roformer": dict(is_decoder=True),
 }
 
 # These cache a latent row's rotated half de-interleaved. The permutation is undone here, because an
 # engine that keeps the checkpoint's order (vLLM, SGLang) caches interleaved pairs.
 DEINTERLEAVED = set(
-    """axk1 axk2 bailing_hybrid deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa mistral4
-    youtu""".split()
+    """axk1 axk2 bailing_hybrid deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa longcat_flash
+    mistral4 sarvam_mla youtu""".split()
 )
 
 
 def tiny_config(model_type, **special):
     cls = CONFIG_MAPPING[model_type]
+    if model_type == "t5gemma":
+        part = {k: SMALL[k] for k in SMALL if k in cls().decoder.to_dict()}
+        return cls(encoder=dict(part), decoder=dict(part), vocab_size=64)
     names = set(cls().to_dict()) | {f.name for f in dataclasses.fields(cls)}
     values = {k: v for k, v in SMALL.items() if k in names}
     for general, own in cls.attribute_map.items():
@@ -155,7 +191,7 @@ def language_model(config):
 
 
 def untrained(config):
-    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM, transformers.AutoModel):
         try:
             return auto.from_config(config)
         except ValueError:
@@ -175,51 +211,104 @@ def untrained(config):
     return classes[0](config)
 
 
+def text_part(config):
+    """What describes the layers whose keys are looked at."""
+    return config.decoder if config.model_type == "t5gemma" else config
+
+
 def published(config):
     """The configuration as save_pretrained writes it, without what no rope depends on."""
-    return {k: v for k, v in json.loads(config.to_json_string()).items() if k in ROPE_KEYS}
+    said = {k: v for k, v in json.loads(config.to_json_string()).items() if k in ROPE_KEYS}
+    if "attn_config" in said:
+        said["attn_config"] = {k: v for k, v in said["attn_config"].items() if k == "rope_theta"}
+    return said
 
 
-def cached_rows(model, config, layers, position):
-    out = model(
-        input_ids=torch.tensor([[7]]), position_ids=torch.tensor([[position]]), use_cache=True
-    )
+def cache_at(model, position):
+    """A cache of one token at a position, and the row it has there."""
+    token, at = torch.tensor([[7]]), torch.tensor([[position]])
+    if model.config.model_type == "roformer":
+        # It takes no positions. All tokens alike attend to what is alike, so it makes no difference.
+        return model(input_ids=token.expand(1, position + 1), use_cache=True).past_key_values, position
+    if model.config.model_type == "t5gemma":
+        out = model(
+            input_ids=token, decoder_input_ids=token, decoder_position_ids=at, use_cache=True
+        )
+        return out.past_key_values.self_attention_cache, 0
+    return model(input_ids=token, position_ids=at, use_cache=True).past_key_values, 0
+
+
+def cached_rows(model, config, position):
+    cache, at = cache_at(model, position)
+    layers = max(text_part(config).num_hidden_layers, len(cache.layers))
     rows = [None] * layers
-    for index, layer in enumerate(out.past_key_values.layers):
+    for index, layer in enumerate(cache.layers):
         keys = getattr(layer, "keys", None)
         if keys is None or keys.numel() == 0:
             continue
         if getattr(config, "kv_lora_rank", None):
-            row = torch.cat((keys, layer.values), -1)[0, 0, 0]
+            row = torch.cat((keys, layer.values), -1)[0, 0, at]
             if config.model_type in DEINTERLEAVED:
                 rank = config.kv_lora_rank
                 halves = row[rank:].reshape(2, -1)
                 row = torch.cat((row[:rank], halves.t().reshape(-1)))
         else:
-            row = keys[0, -1, 0]
+            row = keys[0, -1, at]
         rows[index] = [float(f"{x:.5g}") for x in row.double()]
     return rows
+
+
+def half_turned(config, rows):
+    """What becomes of the keys where the file says that half of each head turns."""
+    config = copy.deepcopy(config)
+    given = getattr(text_part(config), "rope_parameters", None)
+    if given is None:
+        return None
+    for rope in [v for v in given.values() if isinstance(v, dict)] or [given]:
+        rope["partial_rotary_factor"] = 0.5
+    torch.manual_seed(1)
+    try:
+        model = language_model(config).eval().float()
+        with torch.no_grad():
+            return "same" if cached_rows(model, config, NEW) == rows else "other"
+    except RuntimeError:
+        return "fails"
 
 
 def keys():
     entries = []
     for model_type, special in sorted(MODELS.items()):
         torch.manual_seed(1)
-        config = tiny_config(model_type, **special)
+        config = tiny_config(model_type, **copy.deepcopy(special))
+        plain = copy.deepcopy(config)
         model = language_model(config).eval().float()
         with torch.no_grad():
-            rows = [cached_rows(model, config, config.num_hidden_layers, p) for p in (OLD, NEW)]
+            rows = [cached_rows(model, config, p) for p in (OLD, NEW)]
+        default = text_part(CONFIG_MAPPING[model_type]())
         # `defaults` is the class's own configuration, against which a bare `model_type` is read.
         entries.append(
             {
-                "config": published(config),
-                "defaults": published(CONFIG_MAPPING[model_type]()),
+                "config": published(text_part(config)),
+                "defaults": published(default),
                 "old": rows[0],
                 "new": rows[1],
+                "half": half_turned(plain, rows[1]),
             }
         )
-        print(model_type, ["-" if row is None else len(row) for row in rows[0]], flush=True)
-    return entries
+        print(model_type, ["-" if row is None else len(row) for row in rows[0]], entries[-1]["half"], flush=True)
+    return sorted(entries, key=lambda entry: entry["config"]["model_type"])
+
+
+def causal():
+    """The model types of all causal language models: of the text part, where there are others."""
+    names = set()
+    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            config = CONFIG_MAPPING[name]()
+        except StrictDataclassError:
+            continue  # an assistant that is nothing without its model
+        names.add(config.get_text_config(decoder=True).model_type or name)
+    return sorted(names)
 
 
 # Real models. The numbers are those of their published config.json; what no rope depends on is
@@ -442,12 +531,12 @@ def frequencies():
     return entries
 
 
-def write(name, what, entries):
+def write(name, what, entries, **more):
     head = {
         "about": what,
         "from": f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}, "
         "by scripts/rope_vectors.py",
-    }
+    } | more
     compact = [json.dumps(entry, separators=(",", ":")) for entry in entries]
     text = json.dumps(head)[:-1] + ', "entries": [\n' + ",\n".join(compact) + "\n]}\n"
     (HERE / name).write_text(text)
@@ -463,4 +552,5 @@ if __name__ == "__main__":
         "keys.json",
         f"keys of one token cached at position {OLD} (old) and {NEW} (new) by tiny random models",
         keys(),
+        causal=causal(),
     )

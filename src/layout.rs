@@ -373,7 +373,7 @@ impl<'t> KeyLayout<'t> {
 
     /// Whether block `index` begins where the block before it ends.
     fn continues(&self, index: usize) -> bool {
-        self.blocks.stride == self.rows.stride * self.rows.len
+        self.rows.stride.checked_mul(self.rows.len) == Some(self.blocks.stride)
             && self.block(index) == self.block(index - 1) + 1
     }
 

@@ -451,6 +451,7 @@ fn keys_alone() {
         .splice(&rotations, &[CandleLayer::keys_only(&tensor)])
         .unwrap();
     let layout = KeyLayout::bhsd(pie_rope::ElementType::F32, [1, 1, 20, 32]);
+    let layout = CacheLayout::keys_only(layout);
     let mut layers = [Layer::keys_only(&mut expected)];
     Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
     assert_same_bits(
@@ -748,7 +749,7 @@ fn copies_between_what_differs_are_refused() {
         Candle::new().copy(&sound(), &both(t), &both(t)[..1])
     });
     refused(
-        "dst: layer 0: source and destination must both have values, or neither",
+        "dst: source and destination must both have values, or neither; the source has values, the destination none",
         |t| {
             let [one, other] = both(t);
             let _ = other;

@@ -349,6 +349,23 @@ fn copies_that_do_not_fit() {
     });
 }
 
+/// A destination of no rows is too small, not a buffer that two share because empty slices have one address.
+#[test]
+fn a_copy_to_a_cache_that_is_empty() {
+    let source = [numbers(LEN), numbers(LEN)];
+    let from = [LayerRef {
+        keys: &source[0],
+        values: Some(&source[1]),
+    }];
+    let empty = KeyLayout::bhsd(F32, [1, 2, 0, 8]);
+    let mut to = [Layer::new(&mut [], &mut [])];
+    let error = Cpu::new().copy(&rotations(), layout(), &from, empty, &mut to);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "layout: dst: keys: the plan needs 18 rows, the layout has 0"
+    );
+}
+
 #[test]
 fn frequencies_of_another_shape() {
     let rope = Rope::from_theta(10_000.0, 8).unwrap();

@@ -5,7 +5,7 @@
 
 #![cfg(feature = "config")]
 
-use pie_rope::{Error, ModelRope, Pairing, Rope};
+use pie_rope::{Error, ModelRope, Pairing, Rope, Scaling};
 use serde_json::{Value, json};
 
 /// The entries of a fixture.
@@ -63,7 +63,7 @@ fn turned(row: &[f64], rope: &Rope, delta: f64) -> Vec<f64> {
 fn ropes_turn_the_keys_that_models_cache() {
     const DELTA: f64 = 40.0 - 3.0;
     let entries = entries("keys.json");
-    assert!(entries.len() > 120, "{} model types", entries.len());
+    assert!(entries.len() > 130, "{} model types", entries.len());
     let mut worst: f64 = 0.0;
     for entry in &entries {
         let name = entry["config"]["model_type"].as_str().unwrap();
@@ -122,7 +122,8 @@ fn defaults_are_those_of_the_classes() {
             (Ok(bare), Ok(said)) => assert_eq!(bare, said, "{name}"),
             // Either depends on an entry that has to be there, and says so.
             (Err(Error::Config { key, .. }), _) => assert!(
-                ["rope_parameters", "layer_types", "layer_rope_theta"].contains(&key.as_str())
+                ["rope_parameters", "layer_types", "layer_rope_theta", "partial_rotary_factor"]
+                    .contains(&key.as_str())
                     // Some classes share a width among heads that do not divide it and round down,
                     // which no published file relies on; here `head_dim` has to be said.
                     || key == "num_attention_heads"
@@ -143,7 +144,8 @@ fn missing_layer_types_are_the_classes_pattern() {
     for entry in entries("keys.json") {
         let config = &entry["config"];
         let name = config["model_type"].as_str().unwrap();
-        if config["layer_types"].is_null() {
+        // Dory's list says how its layers are counted.
+        if config["layer_types"].is_null() || name == "dory" {
             continue;
         }
         match read(&with(config, json!({ "layer_types": null }))) {
@@ -414,8 +416,194 @@ fn remote_code() {
         };
         assert_eq!(read(&config(name)).unwrap(), read(&config(like)).unwrap());
     };
-    same("internlm2", "llama");
-    same("deepseek", "llama");
+    for name in [
+        "internlm2",
+        "deepseek",
+        "minicpm",
+        "mimo",
+        "orion",
+        "xverse",
+        "bailing_moe",
+    ] {
+        same(name, "llama");
+    }
+    let uniform = |rope: Rope, layers| Ok(ModelRope::uniform(rope, layers));
+    let plain = |theta, dim| Rope::from_theta(theta, dim).unwrap();
+
+    // Baichuan's 7B rotates, its 13B has ALiBi, and nothing but the width says so.
+    let baichuan = |hidden: usize| {
+        read(
+            &json!({ "model_type": "baichuan", "hidden_size": hidden, "num_attention_heads": hidden / 128 }),
+        )
+    };
+    assert_eq!(baichuan(4096), uniform(plain(1e4, 128), 32));
+    assert!(baichuan(5120).unwrap().ropes().is_empty());
+    assert!(
+        baichuan(2048)
+            .unwrap_err()
+            .to_string()
+            .contains("`hidden_size`: is 2048")
+    );
+
+    // Phi-3-small names theta by itself, and its lists as Phi-3's.
+    let small = json!({ "model_type": "phi3small", "hidden_size": 4096, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "rope_embedding_base": 1000000, "rope_position_scale": 1.0 });
+    assert_eq!(read(&small), uniform(plain(1e6, 128), 32));
+    let scaled = read(&with(&small, json!({ "rope_position_scale": 2.0 })));
+    assert!(
+        scaled
+            .unwrap_err()
+            .to_string()
+            .contains("`rope_position_scale`: is 2")
+    );
+
+    // Ling's second version turns half of each head.
+    let ling = json!({ "model_type": "bailing_moe", "hidden_size": 2048, "num_hidden_layers": 20,
+        "num_attention_heads": 16, "head_dim": 128, "rope_theta": 600000, "partial_rotary_factor": 0.5 });
+    assert_eq!(read(&ling), uniform(plain(6e5, 64), 20));
+
+    let step = json!({ "model_type": "step3_vl", "text_config": { "model_type": "step3_text",
+        "hidden_size": 7168, "num_attention_heads": 64, "num_attention_groups": 1, "head_dim": 256,
+        "share_q_dim": 2048, "num_hidden_layers": 61, "rope_theta": 500000 } });
+    assert_eq!(read(&step), uniform(plain(5e5, 256), 61));
+
+    // InternLM's dynamic rope stands under `rotary`.
+    let intern = json!({ "model_type": "internlm", "hidden_size": 4096, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "max_position_embeddings": 2048,
+        "rotary": { "base": 20000, "type": "dynamic" } });
+    let at = |config: &Value, tokens| ModelRope::from_config_json_at(&config.to_string(), tokens);
+    assert_eq!(at(&intern, 2048), uniform(plain(2e4, 128), 32));
+    let dynamic = Scaling::Dynamic {
+        factor: 1.0,
+        max_position_embeddings: 2048,
+    };
+    let longer = Rope::from_scaling(2e4, 128, &dynamic, 4096).unwrap();
+    assert_eq!(at(&intern, 4096), uniform(longer, 32));
+    let origin = with(
+        &intern,
+        json!({ "rotary": { "base": 1e4, "type": "origin" } }),
+    );
+    assert_eq!(at(&origin, 4096), uniform(plain(1e4, 128), 32));
+    let first = with(&intern, json!({ "rotary": null }));
+    assert_eq!(at(&first, 2048), uniform(plain(1e4, 128), 32));
+    assert!(
+        at(&first, 2049)
+            .unwrap_err()
+            .to_string()
+            .contains("`rotary`: is missing")
+    );
+
+    // Qwen's first version, as short as it was trained.
+    let qwen = json!({ "model_type": "qwen", "hidden_size": 4096, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "kv_channels": 128, "rotary_pct": 1.0, "rotary_emb_base": 10000,
+        "seq_length": 8192, "use_dynamic_ntk": true });
+    assert_eq!(at(&qwen, 8192), uniform(plain(1e4, 128), 32));
+    assert!(
+        at(&qwen, 8193)
+            .unwrap_err()
+            .to_string()
+            .contains("`use_dynamic_ntk`: is true")
+    );
+    let plainly = with(&qwen, json!({ "use_dynamic_ntk": false }));
+    assert_eq!(at(&plainly, 100_000), uniform(plain(1e4, 128), 32));
+}
+
+/// Entries of single model types that no measured configuration shows.
+#[test]
+fn odd_entries() {
+    let refused = |config: Value, key: &str, says: &str| match read(&config) {
+        Err(Error::Config {
+            key: found,
+            problem,
+        }) => {
+            assert_eq!(found, key, "{config}: {problem}");
+            assert!(problem.contains(says), "{problem:?} lacks {says:?}");
+        }
+        other => panic!("{config}: {other:?}"),
+    };
+    let layers = |config: Value| read(&config).unwrap().layers();
+    // DBRX as published: engines do not agree on which theta counts.
+    let dbrx = json!({ "model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40,
+        "max_seq_len": 32768, "attn_config": { "clip_qkv": 8, "kv_n_heads": 8, "rope_theta": 500000 } });
+    refused(dbrx.clone(), "attn_config.rope_theta", "under both names");
+    let said = read(&with(&dbrx, json!({ "rope_theta": 500000 })));
+    let rope = Rope::from_theta(5e5, 128).unwrap();
+    assert_eq!(said, Ok(ModelRope::uniform(rope, 40)));
+
+    refused(
+        json!({ "model_type": "roformer", "rotary_value": true }),
+        "rotary_value",
+        "values turn",
+    );
+
+    // MiniMax-M3: its sparse layers have an indexer, and its window is what the factor says.
+    let m3 = json!({ "model_type": "minimax_m3_vl_text", "num_hidden_layers": 2, "rotary_dim": 64,
+        "partial_rotary_factor": 0.5, "rope_theta": 5000000 });
+    let rope = Rope::from_theta(5e6, 64).unwrap();
+    assert_eq!(read(&m3), Ok(ModelRope::uniform(rope, 2)));
+    let sparse = json!({ "layer_types": ["full_attention", "minimax_m3_sparse"] });
+    refused(with(&m3, sparse), "layer_types", "indexer");
+    let sparse = json!({ "sparse_attention_config": { "sparse_attention_freq": [0, 1] } });
+    refused(
+        with(&m3, sparse),
+        "sparse_attention_config.sparse_attention_freq",
+        "indexer",
+    );
+    let dim = json!({ "partial_rotary_factor": null });
+    refused(with(&m3, dim), "partial_rotary_factor", "missing");
+
+    // Sarvam's first files say yarn by an engine's name.
+    let mut sarvam = published("DeepSeek-V3");
+    let deepseek = read(&sarvam).unwrap();
+    sarvam["model_type"] = json!("sarvam_mla");
+    sarvam["rope_scaling"]["type"] = json!("deepseek_yarn");
+    assert_eq!(read(&sarvam).unwrap(), deepseek);
+
+    // LongCat counts layers, or their caches.
+    let longcat = |more: Value| with(&json!({ "model_type": "longcat_flash" }), more);
+    assert_eq!(layers(longcat(json!({ "num_layers": 14 }))), 28);
+    assert_eq!(layers(longcat(json!({ "num_hidden_layers": 28 }))), 28);
+    for hidden in [14, 28] {
+        let both = json!({ "num_layers": 14, "num_hidden_layers": hidden });
+        assert_eq!(layers(longcat(both)), 28);
+    }
+    refused(
+        longcat(json!({ "num_layers": 14, "num_hidden_layers": 15 })),
+        "num_hidden_layers",
+        "two attentions",
+    );
+    // HRM counts its stack, or all that the cycles make of it.
+    let hrm = |more: Value| with(&json!({ "model_type": "hrm_text", "L_cycles": 1 }), more);
+    assert_eq!(layers(hrm(json!({}))), 64);
+    assert_eq!(layers(hrm(json!({ "num_hidden_layers": 3 }))), 12);
+    let both = json!({ "num_hidden_layers": 12, "num_layers_per_stack": 3 });
+    assert_eq!(layers(hrm(both)), 12);
+    refused(
+        hrm(json!({ "num_hidden_layers": 3, "num_layers_per_stack": 3 })),
+        "num_hidden_layers",
+        "make 12",
+    );
+    // Dory's loops.
+    let dory = |more: Value| with(&json!({ "model_type": "dory" }), more);
+    assert_eq!(layers(dory(json!({}))), 36 + 20);
+    assert_eq!(layers(dory(json!({ "n_recurrent_loops": 1 }))), 36);
+    let last = json!({ "recurrent_kv_cache_mode": "last_loop" });
+    assert_eq!(layers(dory(last)), 36);
+    refused(
+        dory(json!({ "n_input_layers": 40 })),
+        "n_recurrent_layers",
+        "40 before",
+    );
+    refused(
+        dory(json!({ "n_recurrent_loops": 0 })),
+        "n_recurrent_loops",
+        "is 0",
+    );
+    // T5Gemma's decoder stands beside its encoder.
+    let t5 = json!({ "model_type": "t5gemma",
+        "encoder": { "model_type": "t5_gemma_module", "num_hidden_layers": 9 },
+        "decoder": { "model_type": "t5_gemma_module", "num_hidden_layers": 3 } });
+    assert_eq!(layers(t5), 3);
 }
 
 /// Every complaint names the entry, by its path.
@@ -433,11 +621,15 @@ fn complaints_name_the_entry() {
     for (config, key, says) in [
         (json!([]), "(whole file)", "not a JSON object"),
         (json!({}), "model_type", "missing"),
-        (json!({ "model_type": "gpt2" }), "model_type", "gpt2"),
+        (
+            json!({ "model_type": "gpt2" }),
+            "model_type",
+            "`gpt2` adds positions to the hidden states",
+        ),
         (
             json!({ "model_type": "nanochat" }),
             "model_type",
-            "nanochat",
+            "`nanochat` turns its keys backwards",
         ),
         (json!({ "model_type": 3 }), "model_type", "not a text"),
         (
@@ -545,7 +737,11 @@ fn complaints_name_the_entry() {
             "rope_scaling.factor",
             "positive",
         ),
-        (scaling(json!({ "factor": 1e-320 })), "rope_scaling", "inf"),
+        (
+            scaling(json!({ "factor": 1e-320 })),
+            "rope_scaling.factor",
+            "inf radians",
+        ),
         (
             scaling(json!({ "high_freq_factor": 0.5 })),
             "rope_scaling.high_freq_factor",
@@ -658,6 +854,129 @@ fn complaints_name_the_entry() {
     }
     let error = ModelRope::from_config_json("{").unwrap_err();
     assert!(matches!(error, Error::Config { key, .. } if key == "(whole file)"));
+}
+
+/// A frequency that is finite and still too fast for any angle to be computed is refused by the
+/// entry that makes it so.
+#[test]
+fn too_fast_to_compute() {
+    let llama = json!({ "model_type": "llama", "num_hidden_layers": 1 });
+    let scaled = |scaling: Value| with(&llama, json!({ "rope_scaling": scaling }));
+    let tiny = 1e-300;
+    for (config, key) in [
+        (with(&llama, json!({ "rope_theta": tiny })), "rope_theta"),
+        (
+            with(&llama, json!({ "rope_parameters": { "rope_theta": tiny } })),
+            "rope_parameters.rope_theta",
+        ),
+        (
+            json!({ "model_type": "gpt_neox", "rotary_emb_base": tiny }),
+            "rotary_emb_base",
+        ),
+        (
+            json!({ "model_type": "phi3small", "rope_embedding_base": tiny }),
+            "rope_embedding_base",
+        ),
+        (
+            json!({ "model_type": "gemma3_text", "rope_local_base_freq": tiny }),
+            "rope_local_base_freq",
+        ),
+        (
+            json!({ "model_type": "granite_swa", "num_hidden_layers": 2,
+                    "layer_rope_theta": [1e4, tiny] }),
+            "layer_rope_theta",
+        ),
+        (
+            scaled(json!({ "type": "linear", "factor": tiny })),
+            "rope_scaling.factor",
+        ),
+        (
+            scaled(json!({ "type": "yarn", "factor": tiny,
+                           "original_max_position_embeddings": 4096 })),
+            "rope_scaling.factor",
+        ),
+        (
+            scaled(json!({ "type": "longrope", "short_factor": vec![1.0; 64],
+                           "long_factor": vec![tiny; 64],
+                           "original_max_position_embeddings": 4096 })),
+            "rope_scaling.long_factor",
+        ),
+    ] {
+        match read(&config) {
+            Err(Error::Config {
+                key: found,
+                problem,
+            }) => {
+                assert_eq!(found, key, "{config}: {problem}");
+                assert!(problem.contains("radians per position"), "{problem}");
+            }
+            other => panic!("{config}: {other:?}"),
+        }
+    }
+    // Slow is fine, and so is a theta below one that is not absurd.
+    for theta in [1e300, 1e-3] {
+        let model = read(&with(&llama, json!({ "rope_theta": theta }))).unwrap();
+        let fastest = model.ropes()[0]
+            .inv_freq()
+            .iter()
+            .copied()
+            .fold(0.0, f64::max);
+        assert!(fastest <= Rope::MAX_INV_FREQ, "{theta}: {fastest}");
+    }
+}
+
+/// What half of a head would be, in a file of a model whose heads turn as a whole: its own code
+/// looks at the entry under a scaling only, where it then does not run.
+#[test]
+fn partial_rotary_factors_are_read_as_the_classes_read_them() {
+    let mut same = 0;
+    for entry in entries("keys.json") {
+        let (config, half) = (&entry["config"], entry["half"].as_str());
+        let name = config["model_type"].as_str().unwrap();
+        if half.is_none() || config["kv_lora_rank"].is_u64() {
+            continue;
+        }
+        let mut halved = config.clone();
+        let given = halved["rope_parameters"].as_object_mut().unwrap();
+        if given.values().any(Value::is_object) {
+            for rope in given.values_mut().filter(|rope| rope.is_object()) {
+                rope["partial_rotary_factor"] = json!(0.5);
+            }
+        } else {
+            given.insert("partial_rotary_factor".into(), json!(0.5));
+        }
+        match half.unwrap() {
+            "same" => {
+                assert_eq!(read(&halved).unwrap(), read(config).unwrap(), "{name}");
+                same += 1;
+            }
+            "fails" => {
+                // Two classes read the entry and then do not run by it.
+                let read_half = ["mellum", "solar_open"].contains(&name);
+                assert!(read_half || read(&halved).is_err(), "{name}");
+            }
+            "other" => assert_ne!(read(&halved).ok(), read(config).ok(), "{name}"),
+            half => panic!("{name}: {half}"),
+        }
+    }
+    assert!(same > 70, "{same}");
+    // A whole head under a scaling is no contradiction.
+    let llama = with(&parsed(LLAMA3), json!({ "partial_rotary_factor": 1.0 }));
+    assert_eq!(read(&llama).unwrap(), read(&parsed(LLAMA3)).unwrap());
+}
+
+/// Every causal language model of transformers is known, or refused for a reason that names itself.
+#[test]
+fn no_causal_model_of_transformers_is_unheard_of() {
+    let path = format!("{}/tests/configs/keys.json", env!("CARGO_MANIFEST_DIR"));
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let names = file["causal"].as_array().unwrap();
+    assert!(names.len() > 150, "{}", names.len());
+    for name in names {
+        if let Err(Error::Config { problem, .. }) = read(&json!({ "model_type": name })) {
+            assert!(!problem.contains("not a model type"), "{problem}");
+        }
+    }
 }
 
 /// Whatever stands in an entry, the answer is a rope or a complaint about the file: no panic, no

@@ -197,18 +197,28 @@ fn bad_buffers() {
         "layer 0, values: the buffer was made without `BufferUsages::STORAGE`",
         &[WgpuLayer::new(&good.buffer, &bare.buffer)],
     );
-    splice(
+    let splice_keys = |expected: &str, layers: &[WgpuLayer<'_>]| {
+        refused(&gpu, expected, &all, |encoder| {
+            gpu.splice(
+                encoder,
+                &rotations(),
+                CacheLayout::keys_only(layout()),
+                layers,
+            )
+        });
+    };
+    splice_keys(
         "layer 1, keys: offset 2 is no multiple of the 4 bytes of f32",
         &[
             WgpuLayer::keys_only(&good.buffer),
             WgpuLayer::keys_only(long.buffer.slice(2..)),
         ],
     );
-    splice(
+    splice_keys(
         "layer 0, keys: it needs a buffer of 320 elements, this one has 319",
         &[WgpuLayer::keys_only(good.buffer.slice(4..))],
     );
-    splice(
+    splice_keys(
         "layer 0, keys: bytes 64..1344 are not inside the buffer's 1280",
         &[WgpuLayer::keys_only(wgpu::BufferBinding {
             buffer: &good.buffer,
@@ -216,7 +226,7 @@ fn bad_buffers() {
             size: wgpu::BufferSize::new(BYTES),
         })],
     );
-    splice(
+    splice_keys(
         "layer 0's keys and layer 1's keys overlap in one buffer",
         &[
             WgpuLayer::keys_only(&good.buffer),
@@ -237,7 +247,8 @@ fn bad_buffers() {
     refused(&gpu, "dst: it overlaps slice 0 of `src`", &all, |encoder| {
         let src = [WgpuLayer::keys_only(long.buffer.slice(4..BYTES + 4))];
         let dst = [WgpuLayer::keys_only(long.buffer.slice(BYTES..))];
-        gpu.copy(encoder, &rotations(), layout(), &src, layout(), &dst)
+        let layout = CacheLayout::keys_only(layout());
+        gpu.copy(encoder, &rotations(), layout, &src, layout, &dst)
     });
 }
 
@@ -246,7 +257,7 @@ fn the_shared_checks_come_first() {
     let gpu = Wgpu::open().unwrap();
     let keys = buffer(&gpu, BYTES, Usage::STORAGE);
     refused(&gpu, "the layout has 17", &[&keys], |encoder| {
-        let layout = KeyLayout::bhsd(ElementType::F32, [1, 2, 17, 8]);
+        let layout = CacheLayout::keys_only(KeyLayout::bhsd(ElementType::F32, [1, 2, 17, 8]));
         let layers = [WgpuLayer::keys_only(&keys.buffer)];
         gpu.splice(encoder, &rotations(), layout, &layers)
     });
@@ -474,7 +485,7 @@ fn a_batch_of_none_is_done_at_once() {
     gpu.splice(
         &mut encoder,
         &rotations(),
-        layout,
+        CacheLayout::keys_only(layout),
         &[WgpuLayer::keys_only(&keys.buffer)],
     )
     .unwrap();

@@ -128,3 +128,31 @@ fn a_number_of_blocks_is_no_amount_of_memory() {
     assert!(bytes < 4_000, "{bytes} bytes");
     assert_ne!(keys[8], 0.5);
 }
+
+/// The stride of an axis of one index is of no account, however large.
+#[test]
+fn a_stride_that_nobody_takes() {
+    use pie_rope::{Axis, Strides};
+    let one = Axis::new(1, usize::MAX);
+    let strides = Strides {
+        offset: 0,
+        batch: one,
+        blocks: one,
+        rows: one,
+        heads: Axis::new(2, 8),
+        packs: one,
+        pack: 8,
+    };
+    let layout = CacheLayout::keys_only(KeyLayout::strided(ElementType::F32, strides));
+    let plan = Plan::from_positions(&[0], &[3]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(1e4, 8).unwrap()).unwrap();
+    let mut keys: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    let (before, mut plain) = (keys.clone(), keys.clone());
+    let mut layers = [Layer::keys_only(&mut keys)];
+    Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
+    let bhsd = CacheLayout::keys_only(KeyLayout::bhsd(ElementType::F32, [1, 2, 1, 8]));
+    let mut layers = [Layer::keys_only(&mut plain)];
+    Cpu::new().splice(&rotations, bhsd, &mut layers).unwrap();
+    assert_eq!(keys, plain);
+    assert_ne!(keys, before);
+}

@@ -30,16 +30,19 @@ struct End<'a> {
 impl<'a> End<'a> {
     fn new(cache: &'a Cache<'_>) -> Self {
         let layers = cache.layers();
+        let layout = cache.layout();
         let layers = layers.map(|[(keys, keys_len), (values, values_len)]| RawLayer {
             keys: keys as *mut c_void,
             keys_len,
-            values: values as *mut c_void,
+            values: match &layout.values {
+                // torch's tensors of no elements are at null, which would mean that there are no values.
+                Some(_) if values == 0 => std::ptr::dangling_mut::<u64>().cast(),
+                _ => values as *mut c_void,
+            },
             values_len,
         });
-        End {
-            layout: cache.layout(),
-            layers: layers.collect(),
-        }
+        let layers = layers.collect();
+        End { layout, layers }
     }
 }
 

@@ -44,9 +44,20 @@ impl<'a> End<'a> {
         let Some((keys, _)) = layers.first() else {
             return Ok(None);
         };
-        // Where some layers have values and some have none, the verbs say so.
         let values = layers.iter().find_map(|(_, values)| values.as_ref());
-        for (layer_keys, layer_values) in &layers {
+        let some = layers[0].1.is_some();
+        for (layer, (layer_keys, layer_values)) in layers.iter().enumerate() {
+            if layer_values.is_some() != some {
+                let has = |values| if values { "values" } else { "no values" };
+                return Err(Error::Argument {
+                    argument,
+                    problem: format!(
+                        "layer {layer} has {}, those before it have {}",
+                        has(!some),
+                        has(some)
+                    ),
+                });
+            }
             layer_keys.lies_as(keys)?;
             if let Some((first, other)) = values.zip(layer_values.as_ref()) {
                 other.lies_as(first)?;

@@ -105,7 +105,8 @@ impl RawLayer {
         Buffers {
             keys: self.keys_len,
             values: (!self.values.is_null()).then_some(self.values_len),
-            packed: self.keys == self.values,
+            // Empty slices may share an address without sharing memory.
+            packed: self.keys == self.values && self.keys_len > 0,
         }
     }
 }

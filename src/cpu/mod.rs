@@ -468,7 +468,9 @@ fn values_of<'a>(
 /// follow each other for long, all where the heads of a row do.
 fn heads_together(layout: &KeyLayout<'_>) -> usize {
     const LONG: usize = 64 << 10;
-    let head_bytes = layout.rows.len * layout.rows.stride * layout.element().size();
+    // Of an axis of one index, any stride is sound.
+    let head_bytes = layout.rows.len.saturating_mul(layout.rows.stride);
+    let head_bytes = head_bytes.saturating_mul(layout.element().size());
     if layout.heads.stride > layout.rows.stride && head_bytes >= LONG {
         1
     } else {

@@ -481,7 +481,7 @@ impl Groups {
                 && group.dim + group.elements() == next.dim
         };
         let whole = self.stretch == layout.rows.len
-            && layout.packs.stride == layout.rows.len * pack
+            && layout.rows.len.checked_mul(pack) == Some(layout.packs.stride)
             && self.list.iter().all(|group| group.touching)
             && self.list.windows(2).all(continued);
         self.block = whole.then(|| Group {

@@ -96,7 +96,8 @@ impl CudaRawLayer {
         Buffers {
             keys: self.keys_len,
             values: (self.values != 0).then_some(self.values_len),
-            packed: self.keys == self.values,
+            // Empty slices may share an address without sharing memory.
+            packed: self.keys == self.values && self.keys_len > 0,
         }
     }
 }

@@ -99,7 +99,7 @@ impl Rope {
     ///
     /// # Errors
     /// [`Error::Rope`] where there is none, there are more than [`Rope::MAX_ROTARY_DIM`] / 2, or
-    /// one is negative or not finite. Zero is allowed.
+    /// one is negative, above [`Rope::MAX_INV_FREQ`] or not a number. Zero is allowed.
     pub fn from_inv_freq(inv_freq: impl Into<Arc<[f64]>>) -> Result<Rope> {
         let inv_freq = inv_freq.into();
         if inv_freq.is_empty() || inv_freq.len() > Rope::MAX_ROTARY_DIM / 2 {
@@ -109,10 +109,12 @@ impl Rope {
                 Rope::MAX_ROTARY_DIM / 2
             )));
         }
-        if let Some(i) = inv_freq.iter().position(|f| !f.is_finite() || *f < 0.0) {
+        let computable = 0.0..=Rope::MAX_INV_FREQ;
+        if let Some(i) = inv_freq.iter().position(|f| !computable.contains(f)) {
             return Err(Error::Rope(format!(
-                "inverse frequency {i} is {}; it must be finite and not negative",
-                inv_freq[i]
+                "inverse frequency {i} is {}; it must be 0 to {}",
+                inv_freq[i],
+                Rope::MAX_INV_FREQ
             )));
         }
         Ok(Rope {
@@ -125,6 +127,12 @@ impl Rope {
     /// The widest window that is accepted. Far above any model's head, it keeps a number read from
     /// a file from asking for an absurd table.
     pub const MAX_ROTARY_DIM: usize = 1 << 16;
+
+    /// The fastest that a pair may turn, in radians per position: 2^20. The fastest pair of every
+    /// published model makes one radian, or a few under a scaling that speeds it up. An angle is
+    /// computed as exactly as any other up to here, at every position that an `i32` holds; beyond,
+    /// it would be lost in rounding, and in the end not a number.
+    pub const MAX_INV_FREQ: f64 = (1 << 20) as f64;
 
     /// The same rope with other partners in each pair.
     #[must_use]
@@ -208,6 +216,40 @@ mod tests {
             "inverse frequency 1",
         );
         assert!(Rope::from_inv_freq(vec![1.0, 0.0]).is_ok());
+    }
+
+    /// A finite frequency may still make an angle that cannot be told, or is not a number.
+    #[test]
+    fn a_pair_too_fast_to_compute_is_refused_by_name() {
+        let fastest = Rope::MAX_INV_FREQ;
+        assert_eq!(fastest, 1_048_576.0);
+        for slow in [0.0, f64::from_bits(1), f64::MIN_POSITIVE, fastest] {
+            assert!(Rope::from_inv_freq(vec![1.0, slow]).is_ok(), "{slow}");
+        }
+        for fast in [fastest.next_up(), 1e306, f64::MAX] {
+            let error = Rope::from_inv_freq(vec![1.0, fast]).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("inverse frequency 1 is {fast}"))
+                    && text.contains("0 to 1048576"),
+                "{text}"
+            );
+        }
+        // By what makes it so fast, where that is known.
+        let says = |result: Result<Rope>, what: &str| {
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains(what), "{text:?} lacks {what:?}");
+        };
+        says(Rope::from_theta(1e-300, 8), "rope_theta makes pair 3");
+        let factor = 1e-7;
+        says(
+            Rope::from_scaling(1e4, 8, &Scaling::Linear { factor }, 0),
+            "factor makes pair 0",
+        );
+        // Below one, but not by so much.
+        let rope = Rope::from_theta(1e-4, 8).unwrap();
+        assert_eq!(rope.inv_freq()[0], 1.0);
+        assert!((rope.inv_freq()[3] / 1e3 - 1.0).abs() < 1e-14);
     }
 
     #[test]

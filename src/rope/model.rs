@@ -1,3 +1,6 @@
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+
 use super::Rope;
 
 /// What every layer of a model does: most models share one rope, some have two or three, some have
@@ -35,14 +38,26 @@ impl ModelRope {
     /// become one.
     pub fn from_layers(layers: impl IntoIterator<Item = Option<Rope>>) -> ModelRope {
         let mut ropes: Vec<Rope> = vec![];
+        // Most layers have clones of few ropes, which share their frequencies and are known by
+        // where those are; no list is compared with every other.
+        let mut clones = HashMap::new();
+        let mut contents = HashMap::new();
         let layers = layers
             .into_iter()
             .map(|rope| {
                 rope.map(|rope| {
-                    ropes.iter().position(|r| *r == rope).unwrap_or_else(|| {
+                    let place = (rope.inv_freq.as_ptr(), rope.pairing, rope.offset);
+                    if let Some(index) = clones.get(&place) {
+                        return *index;
+                    }
+                    let next = ropes.len();
+                    let index = *contents.entry(Content(rope.clone())).or_insert(next);
+                    if index == next {
+                        // Kept, so that nothing else comes to lie in its place.
+                        clones.insert(place, index);
                         ropes.push(rope);
-                        ropes.len() - 1
-                    })
+                    }
+                    index
                 })
             })
             .collect();
@@ -98,6 +113,24 @@ impl ModelRope {
     }
 }
 
+/// A rope by what it does.
+#[derive(PartialEq)]
+struct Content(Rope);
+
+// No frequency is NaN: `Rope::from_inv_freq`.
+impl Eq for Content {}
+
+impl Hash for Content {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let rope = &self.0;
+        (rope.pairing, rope.offset).hash(state);
+        for frequency in rope.inv_freq() {
+            // Equal ones alike: a sum makes 0 of −0.
+            (frequency + 0.0).to_bits().hash(state);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +152,43 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn ropes_are_told_apart_by_what_they_do() {
+        let zero = |sign: f64| Rope::from_inv_freq(vec![1.0, 0.0 * sign]).unwrap();
+        let (plus, minus) = (zero(1.0), zero(-1.0));
+        assert!(minus.inv_freq()[1].is_sign_negative());
+        let moved = plus.clone().with_offset(2);
+        let turned = plus.clone().with_pairing(Pairing::Interleaved);
+        let model = ModelRope::from_layers(
+            [&plus, &minus, &moved, &turned, &moved, &minus, &plus].map(|r| Some(r.clone())),
+        );
+        assert_eq!(model.ropes(), [plus, moved, turned]);
+        let indices: Vec<_> = (0..7)
+            .map(|layer| model.rope_index(layer).unwrap())
+            .collect();
+        assert_eq!(indices, [0, 0, 1, 2, 1, 0, 0]);
+    }
+
+    /// Many distinct ropes that differ in the last frequency alone: each list is read a few times,
+    /// not once for every other rope. That takes 60 ms; quadratic, it would be 3 · 10^10 steps.
+    #[test]
+    fn distinct_ropes_cost_their_own_length() {
+        let (ropes, pairs) = (1 << 13, 1 << 10);
+        let start = std::time::Instant::now();
+        let model = ModelRope::from_layers((0..ropes).map(|n| {
+            let mut inv_freq = vec![0.5; pairs];
+            inv_freq[pairs - 1] = n as f64;
+            Some(Rope::from_inv_freq(inv_freq).unwrap())
+        }));
+        assert_eq!(model.ropes().len(), ropes);
+        // Clones of them are not read at all.
+        let again = (0..1 << 18).map(|n| model.layer(n % ropes).cloned());
+        let again = ModelRope::from_layers(again);
+        assert_eq!(again.ropes().len(), ropes);
+        assert_eq!(again.rope_index(ropes + 3), Some(3));
+        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     }
 
     #[test]

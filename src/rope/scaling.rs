@@ -104,8 +104,9 @@ impl From<Wrong> for Error {
 }
 
 impl Scaling {
-    /// One inverse frequency per pair. An odd `rotary_dim`, which some partial rotary factors give,
-    /// rounds up to whole pairs but keeps its own value in the exponents, as in transformers.
+    /// One inverse frequency per pair, none above [`Rope::MAX_INV_FREQ`]. An odd `rotary_dim`, which
+    /// some partial rotary factors give, rounds up to whole pairs but keeps its own value in the
+    /// exponents, as in transformers.
     pub(super) fn inv_freq(
         &self,
         theta: f64,
@@ -122,12 +123,16 @@ impl Scaling {
         let pairs = rotary_dim.div_ceil(2);
         let dim = rotary_dim as f64;
         let plain = |theta: f64, i: usize| theta.powf(-((2 * i) as f64) / dim);
+        // Under a theta below one the last pair is the fastest.
+        not_too_fast("rope_theta", pairs - 1, plain(theta, pairs - 1))?;
 
-        Ok(match self {
-            Scaling::Default => (0..pairs).map(|i| plain(theta, i)).collect(),
+        // Each with the entry that made the frequencies what they are.
+        let (field, inv_freq): (_, Vec<f64>) = match self {
+            Scaling::Default => ("rope_theta", (0..pairs).map(|i| plain(theta, i)).collect()),
             Scaling::Linear { factor } => {
                 positive("factor", *factor)?;
-                (0..pairs).map(|i| plain(theta, i) / factor).collect()
+                let slowed = |i| plain(theta, i) / factor;
+                ("factor", (0..pairs).map(slowed).collect())
             }
             Scaling::Dynamic {
                 factor,
@@ -138,12 +143,12 @@ impl Scaling {
                 let tokens = tokens.max(*max_position_embeddings) as f64;
                 let growth = factor * tokens / *max_position_embeddings as f64 - (factor - 1.0);
                 let theta = stretched("factor", theta, growth, rotary_dim)?;
-                (0..pairs).map(|i| plain(theta, i)).collect()
+                ("factor", (0..pairs).map(|i| plain(theta, i)).collect())
             }
             Scaling::NtkAlpha { alpha } => {
                 positive("alpha", *alpha)?;
                 let theta = stretched("alpha", theta, *alpha, rotary_dim)?;
-                (0..pairs).map(|i| plain(theta, i)).collect()
+                ("alpha", (0..pairs).map(|i| plain(theta, i)).collect())
             }
             Scaling::Yarn {
                 factor,
@@ -181,16 +186,21 @@ impl Scaling {
                     (low, high) = (low.floor(), high.ceil());
                 }
                 (low, high) = (low.max(0.0), high.min(dim - 1.0));
+                if !low.is_finite() {
+                    return Err(Wrong {
+                        field: "beta_fast",
+                        problem: format!("is {beta_fast}, which no pair is slow enough for"),
+                    });
+                }
                 if low == high {
                     // transformers' own guard against a ramp of no width.
                     high += 0.001;
                 }
-                (0..pairs)
-                    .map(|i| {
-                        let slowed = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-                        plain(theta, i) * (slowed / factor + (1.0 - slowed))
-                    })
-                    .collect()
+                let ramp = |i| {
+                    let slowed = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    plain(theta, i) * (slowed / factor + (1.0 - slowed))
+                };
+                ("factor", (0..pairs).map(ramp).collect())
             }
             Scaling::LongRope {
                 short_factor,
@@ -214,16 +224,18 @@ impl Scaling {
                             ),
                         });
                     }
-                    for factor in factors {
+                    for (i, factor) in factors.iter().enumerate() {
                         positive(field, *factor)?;
+                        not_too_fast(field, i, plain(theta, i) / factor)?;
                     }
                 }
-                let factors = if tokens > *original_max_position_embeddings {
-                    long_factor
+                let (field, factors) = if tokens > *original_max_position_embeddings {
+                    ("long_factor", long_factor)
                 } else {
-                    short_factor
+                    ("short_factor", short_factor)
                 };
-                (0..pairs).map(|i| plain(theta, i) / factors[i]).collect()
+                let slowed = |i: usize| plain(theta, i) / factors[i];
+                (field, (0..pairs).map(slowed).collect())
             }
             Scaling::Llama3 {
                 factor,
@@ -247,21 +259,19 @@ impl Scaling {
                         ),
                     });
                 }
-                (0..pairs)
-                    .map(|i| {
-                        let f = plain(theta, i);
-                        let turns = *original_max_position_embeddings as f64 * f / TAU;
-                        if turns < *low_freq_factor {
-                            f / factor
-                        } else if turns >= *high_freq_factor {
-                            f
-                        } else {
-                            let kept =
-                                (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                            (1.0 - kept) * f / factor + kept * f
-                        }
-                    })
-                    .collect()
+                let ramp = |i| {
+                    let f = plain(theta, i);
+                    let turns = *original_max_position_embeddings as f64 * f / TAU;
+                    if turns < *low_freq_factor {
+                        f / factor
+                    } else if turns >= *high_freq_factor {
+                        f
+                    } else {
+                        let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        (1.0 - kept) * f / factor + kept * f
+                    }
+                };
+                ("factor", (0..pairs).map(ramp).collect())
             }
             Scaling::Proportional { factor, turning } => {
                 positive("factor", *factor)?;
@@ -271,17 +281,17 @@ impl Scaling {
                         problem: format!("makes {turning} of {pairs} pairs turn"),
                     });
                 }
-                (0..pairs)
-                    .map(|i| {
-                        if i < *turning {
-                            plain(theta, i) / factor
-                        } else {
-                            0.0
-                        }
-                    })
-                    .collect()
+                let some = |i| match i < *turning {
+                    true => plain(theta, i) / factor,
+                    false => 0.0,
+                };
+                ("factor", (0..pairs).map(some).collect())
             }
-        })
+        };
+        for (i, inv_freq) in inv_freq.iter().enumerate() {
+            not_too_fast(field, i, *inv_freq)?;
+        }
+        Ok(inv_freq)
     }
 }
 
@@ -316,6 +326,20 @@ fn positive(field: &'static str, value: f64) -> Result<(), Wrong> {
     Err(Wrong {
         field,
         problem: format!("is {value}; it must be positive and finite"),
+    })
+}
+
+/// Whether `field` leaves pair `i` slow enough for its angles to be computed.
+fn not_too_fast(field: &'static str, i: usize, inv_freq: f64) -> Result<(), Wrong> {
+    if inv_freq <= Rope::MAX_INV_FREQ {
+        return Ok(());
+    }
+    Err(Wrong {
+        field,
+        problem: format!(
+            "makes pair {i} turn by {inv_freq:e} radians per position; at most {} can be computed",
+            Rope::MAX_INV_FREQ
+        ),
     })
 }
 
@@ -480,6 +504,45 @@ mod tests {
         ] {
             let wrong = scaling.inv_freq(1e4, 64, 0).unwrap_err();
             assert_eq!(wrong.field, field, "{scaling:?}");
+        }
+        // What makes a pair too fast to compute.
+        let all = |factor: f64| vec![factor; 32];
+        for (scaling, field) in [
+            (Scaling::Linear { factor: 1e-7 }, "factor"),
+            (Scaling::Linear { factor: 1e-320 }, "factor"),
+            (Scaling::NtkAlpha { alpha: 1e-12 }, "alpha"),
+            (yarn(1e-12, 32.0, 1.0), "factor"),
+            (yarn(4.0, 1e-320, 1e-320), "beta_fast"),
+            (
+                Scaling::LongRope {
+                    short_factor: all(1.0),
+                    long_factor: all(1e-7),
+                    original_max_position_embeddings: 4096,
+                },
+                "long_factor",
+            ),
+            (
+                Scaling::Llama3 {
+                    factor: 1e-12,
+                    low_freq_factor: 1.0,
+                    high_freq_factor: 4.0,
+                    original_max_position_embeddings: 8192,
+                },
+                "factor",
+            ),
+            (
+                Scaling::Proportional {
+                    factor: 1e-7,
+                    turning: 8,
+                },
+                "factor",
+            ),
+        ] {
+            let wrong = scaling.inv_freq(1e4, 64, 0).unwrap_err();
+            assert_eq!(wrong.field, field, "{scaling:?}: {}", wrong.problem);
+            // Whatever the scaling, where theta alone is to blame it is blamed.
+            let wrong = scaling.inv_freq(1e-300, 64, 0).unwrap_err();
+            assert_eq!(wrong.field, "rope_theta", "{scaling:?}");
         }
         let wrong = Scaling::NtkAlpha { alpha: 2.0 }.inv_freq(1e4, 2, 0);
         assert_eq!(wrong.unwrap_err().field, "rotary_dim");

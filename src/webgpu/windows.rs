@@ -254,7 +254,8 @@ mod tests {
             src,
             dst,
             len,
-            turn: None,
+            delta: None,
+            own: None,
         };
         // Right-movers from the last to the first and each last row first, then a left-mover.
         let spans = [span(20, 25, 3), span(10, 12, 2), span(30, 28, 2)];

@@ -251,6 +251,104 @@ static void deltas(pie_rope_cpu *cpu, pie_rope_rope *rope) {
     CHECK(plan == NULL);
 }
 
+/* Free cells, and those of other sequences, keep every bit by whichever way a plan is made, also where the frequencies
+ * changed: an angle of 0 would make these 0 and NaN. */
+static void cells_left_alone(pie_rope_cpu *cpu) {
+    float keys[2][4];
+    const float foreign[4] = {-0.0f, HUGE_VALF, -1.0f, 2.0f};
+    const int32_t positions[2] = {7, -1}, moved[2] = {9, -1};
+    pie_rope_layout layout = {.struct_size = sizeof layout};
+    OK(pie_rope_layout_bshd(PIE_ROPE_F32, 1, 2, 1, 4, &layout));
+    pie_rope_layer layer = {sizeof layer, keys, 8, NULL, 0};
+    pie_rope_cache two = {sizeof two, &layout, NULL, &layer, 1};
+    pie_rope_rope *before, *after;
+    OK(pie_rope_rope_from_theta(1e4, 4, PIE_ROPE_HALF_SPLIT, 0, 1, &before));
+    OK(pie_rope_rope_from_theta(1e6, 4, PIE_ROPE_HALF_SPLIT, 0, 1, &after));
+    pie_rope_delta shift = {sizeof shift, 0, -1, 2};
+    pie_rope_plan *plans[3];
+    OK(pie_rope_plan_from_deltas(positions, 2, &shift, 1, &plans[0]));
+    OK(pie_rope_plan_from_positions(positions, moved, 2, &plans[1]));
+    OK(pie_rope_plan_from_division(positions, 2, 0, -1, 2, &plans[2]));
+    for (int which = 0; which < 3; which++) {
+        pie_rope_span span;
+        size_t spans = 0;
+        OK(pie_rope_plan_kept(plans[which], &span, 1, &spans));
+        CHECK(spans == 1 && span.src == 0 && span.len == 1 && span.old_position == 7);
+        CHECK(span.new_position == (which == 2 ? 3 : 9));
+        for (int changed = 0; changed < 2; changed++) {
+            const float own[4] = {1, 2, 3, 4};
+            memcpy(keys[0], own, sizeof own);
+            memcpy(keys[1], foreign, sizeof foreign);
+            pie_rope_rotations *rotations;
+            OK(pie_rope_rotations_between(plans[which], before, changed ? after : before, &rotations));
+            OK(pie_rope_cpu_rotate(cpu, rotations, &two));
+            check_bits("a foreign cell", keys[1], foreign, 4);
+            CHECK(memcmp(keys[0], own, sizeof own) != 0);
+            OK(pie_rope_cpu_splice(cpu, rotations, &two));
+            check_bits("a foreign cell, spliced", keys[1], foreign, 4);
+            pie_rope_rotations_free(rotations);
+        }
+        pie_rope_plan_free(plans[which]);
+    }
+    pie_rope_rope_free(before);
+    pie_rope_rope_free(after);
+
+    pie_rope_plan *plan = NULL;
+    const int32_t half[2] = {9, 3};
+    REFUSED(pie_rope_plan_from_positions(positions, half, 2, &plan), PIE_ROPE_ERROR_PLAN,
+            "row 1 goes from position -1 to 3");
+    REFUSED(pie_rope_plan_from_division(positions, 2, 0, -1, 0, &plan), PIE_ROPE_ERROR_ARGUMENT, "divisor: it is 0");
+    REFUSED(pie_rope_plan_from_division(NULL, 2, 0, -1, 2, &plan), PIE_ROPE_ERROR_ARGUMENT, "positions: it is null");
+    CHECK(plan == NULL);
+    /* What is outside of the range stays where it is. */
+    const int32_t many[5] = {0, 4, 9, 10, 99};
+    OK(pie_rope_plan_from_division(many, 5, 4, 10, 3, &plan));
+    pie_rope_span kept[5];
+    size_t len = 0;
+    OK(pie_rope_plan_kept(plan, kept, 5, &len));
+    const int32_t divided[5] = {0, 1, 3, 10, 99};
+    CHECK(len == 5);
+    for (int i = 0; i < 5; i++) CHECK(kept[i].old_position == many[i] && kept[i].new_position == divided[i]);
+    pie_rope_plan_free(plan);
+}
+
+/* Numbers that no memory has: they are refused, or cost nothing, and never end the process. */
+static void large_numbers(pie_rope_cpu *cpu, pie_rope_rope *rope) {
+    uint32_t table[3] = {1, 0, 2};
+    float keys[LAYERS][6 * DIM];
+    pie_rope_layout layout = {.struct_size = sizeof layout};
+    OK(pie_rope_layout_nhd(PIE_ROPE_F32, (size_t)1 << 50, 2, 1, DIM, &layout));
+    layout.table = table;
+    layout.table_len = 3;
+    pie_rope_layer layers[LAYERS];
+    for (int layer = 0; layer < LAYERS; layer++) {
+        for (int i = 0; i < 6 * DIM; i++) keys[layer][i] = 1.0f + (float)i;
+        layers[layer] = (pie_rope_layer){sizeof *layers, keys[layer], SIZE_MAX, NULL, 0};
+    }
+    pie_rope_cache paged = {sizeof paged, &layout, NULL, layers, LAYERS};
+    pie_rope_edit edit = {sizeof edit, 0, 1, 0};
+    pie_rope_plan *plan;
+    pie_rope_rotations *rotations;
+    OK(pie_rope_plan_from_edits(0, 6, &edit, 1, &plan));
+    OK(pie_rope_rotations_new(plan, rope, &rotations));
+    OK(pie_rope_cpu_splice(cpu, rotations, &paged));
+    double scale;
+    const float row[DIM] = {49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64};
+    for (int dim = 0; dim < DIM; dim++) CHECK(apart(keys[1][2 * DIM + dim], turned(row, dim, -1, &scale)) < 1e-4);
+    pie_rope_rotations_free(rotations);
+    pie_rope_plan_free(plan);
+    /* As many cells as there are positions, none of them listed. */
+    pie_rope_delta shift = {sizeof shift, 3, -1, -3};
+    OK(pie_rope_plan_from_deltas(NULL, (size_t)INT_MAX + 1, &shift, 1, &plan));
+    size_t before = 0, after = 0;
+    OK(pie_rope_plan_rows(plan, &before, &after));
+    CHECK(before == (size_t)INT_MAX + 1 && after == before);
+    pie_rope_plan_free(plan);
+    plan = NULL;
+    REFUSED(pie_rope_plan_from_deltas(NULL, SIZE_MAX, &shift, 1, &plan), PIE_ROPE_ERROR_PLAN, "largest position");
+    CHECK(plan == NULL);
+}
+
 static void errors(pie_rope_cpu *cpu, pie_rope_rope *rope) {
     pie_rope_edit edit = {sizeof edit, 2, 2, 3};
     pie_rope_plan *plan, *untouched_plan = NULL;
@@ -489,6 +587,8 @@ int main(void) {
         OK(pie_rope_cpu_new(threads, &cpu));
         numbers(cpu, rope);
         deltas(cpu, rope);
+        cells_left_alone(cpu);
+        large_numbers(cpu, rope);
         errors(cpu, rope);
         pie_rope_cpu_free(cpu);
     }

@@ -1,7 +1,10 @@
 //! Which layers of a model rotate, and by which of its ropes.
 
-use super::model_types::{Condition, FULL, Head, Layers, ModelType, Own, Pattern, SLIDING, STATES};
-use super::section::Section;
+use super::model_types::{
+    Condition, FULL, Head, INDEXED, Layers, ModelType, Own, Pattern, SLIDING, STATES, Slots,
+};
+use super::section::{Section, short};
+use super::slots;
 use crate::Result;
 
 /// What one layer does, as far as layers of a model can differ.
@@ -10,6 +13,19 @@ pub(super) struct Layer {
     /// The head's width, where the model has one of its own to rotate.
     pub(super) head_dim: usize,
     pub(super) rope: Which,
+}
+
+impl Layer {
+    /// Layers of which this is the same have the same rope; nothing for one that has none.
+    pub(super) fn description(self) -> Option<(usize, Option<u64>, Option<&'static str>)> {
+        let (theta, layer_type) = match self.rope {
+            Which::None => return None,
+            Which::Only => (None, None),
+            Which::WithTheta(theta) => (Some(theta.to_bits()), None),
+            Which::Own(own) => (None, Some(own.layer_type)),
+        };
+        Some((self.head_dim, theta, layer_type))
+    }
 }
 
 /// Which of the model's ropes a layer has.
@@ -24,35 +40,36 @@ pub(super) enum Which {
     Own(&'static Own),
 }
 
-/// No model comes near; more would be a damaged file.
-const MAX_LAYERS: usize = 1 << 14;
+/// No model comes near: published ones have up to 126 layers, merges of them a few hundred. More
+/// would be a damaged file; and each may have a rope of its own.
+pub(super) const MAX_LAYERS: usize = 1 << 10;
 
-/// Every layer of the model, in order.
+/// Every layer of the cache, in order.
 pub(super) fn layers(config: &Section<'_>, model: &ModelType) -> Result<Vec<Layer>> {
-    let names = ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
-    let (key, count) = config.first_count(&names)?.unwrap_or((names[0], model.1));
-    if count == 0 || count > MAX_LAYERS {
-        return Err(config.wrong(key, format!("is {count}, not 1 to {MAX_LAYERS}")));
-    }
-    let types = layer_types(config, model.3.layers, count)?;
+    let (_, count) = slots::count(config, model)?;
+    let types = layer_types(config, model, count)?;
     let head_dims = head_dims(config, model.2, &types, count)?;
     let ropes = which(config, model, &types, count)?;
-    Ok(head_dims
+    let layers = head_dims
         .into_iter()
         .zip(ropes)
         .map(|(head_dim, rope)| Layer { head_dim, rope })
-        .collect())
+        .collect();
+    slots::expand(config, model, layers)
 }
 
 /// Each layer's type; nothing for models whose layers have none that matters here.
-fn layer_types<'a>(config: &Section<'a>, layers: Layers, count: usize) -> Result<Vec<&'a str>> {
-    let pattern = match layers {
+fn layer_types<'a>(config: &Section<'a>, model: &ModelType, count: usize) -> Result<Vec<&'a str>> {
+    let pattern = match model.3.layers {
         Layers::Typed(_, pattern) | Layers::Own(_, pattern) => pattern,
         Layers::SlidingIfAny(pattern) if !config.is_null("sliding_window") => pattern,
         _ => return Ok(vec![]),
     };
     for key in ["layer_types", "layers_block_type"] {
         if let Some(mut types) = config.texts(key)? {
+            if let Slots::Loops = model.3.slots {
+                types.retain(|name| *name != slots::MLP);
+            }
             if types.len() != count {
                 let problem = format!("has {} entries for {count} layers", types.len());
                 return Err(config.wrong(key, problem));
@@ -104,10 +121,7 @@ fn layer_types<'a>(config: &Section<'a>, layers: Layers, count: usize) -> Result
         }
         Pattern::Listed { key, else_all } => {
             let listed = listed(config, key, count)?;
-            let full = |layer: usize| match &listed {
-                Some(listed) => listed.contains(&layer),
-                None => else_all,
-            };
+            let full = |layer: usize| listed.as_ref().map_or(else_all, |listed| listed[layer]);
             (0..count)
                 .map(|layer| if full(layer) { FULL } else { STATES[0] })
                 .collect()
@@ -115,14 +129,19 @@ fn layer_types<'a>(config: &Section<'a>, layers: Layers, count: usize) -> Result
     })
 }
 
-/// A list of layers.
-fn listed(config: &Section<'_>, key: &str, count: usize) -> Result<Option<Vec<usize>>> {
-    let listed = config.counts(key)?;
-    if let Some(beyond) = listed.iter().flatten().find(|layer| **layer >= count) {
-        let problem = format!("names layer {beyond} of {count}");
-        return Err(config.wrong(key, problem));
+/// Which of the layers are in a list of them.
+fn listed(config: &Section<'_>, key: &str, count: usize) -> Result<Option<Vec<bool>>> {
+    let Some(layers) = config.counts(key)? else {
+        return Ok(None);
+    };
+    let mut listed = vec![false; count];
+    for layer in layers {
+        let Some(place) = listed.get_mut(layer) else {
+            return Err(config.wrong(key, format!("names layer {layer} of {count}")));
+        };
+        *place = true;
     }
-    Ok(listed)
+    Ok(Some(listed))
 }
 
 fn head_dims(config: &Section<'_>, head: Head, types: &[&str], count: usize) -> Result<Vec<usize>> {
@@ -172,9 +191,9 @@ fn head_dims(config: &Section<'_>, head: Head, types: &[&str], count: usize) -> 
 /// The hidden width shared among the heads.
 fn share(config: &Section<'_>, hidden: usize, heads: usize) -> Result<usize> {
     let hidden = config
-        .first_count(&["hidden_size", "n_embd"])?
+        .first_count(&["hidden_size", "n_embd", "d_model"])?
         .map_or(hidden, |(_, hidden)| hidden);
-    let names = ["num_attention_heads", "n_head"];
+    let names = ["num_attention_heads", "n_head", "n_heads"];
     let (key, heads) = config.first_count(&names)?.unwrap_or((names[0], heads));
     if heads == 0 || hidden % heads != 0 {
         let problem = format!("is {heads}, among which a hidden width of {hidden} is not shared");
@@ -193,13 +212,33 @@ fn which(
         Condition::Always => true,
         Condition::NotAlibi => !config.flag("alibi")?.unwrap_or(false),
         Condition::SaysRope => config.text("position_embedding_type")? == Some("rope"),
+        // Nothing else tells Baichuan's two sizes from each other.
+        Condition::Hidden { rope, alibi } => match config.count("hidden_size")? {
+            Some(hidden) if hidden == alibi => false,
+            Some(hidden) if hidden != rope => {
+                let problem = format!(
+                    "is {hidden}: known are {rope}, which rotates, and {alibi}, with alibi"
+                );
+                return Err(config.wrong("hidden_size", problem));
+            }
+            _ => true,
+        },
     };
     if !rotates {
         return Ok(vec![Which::None; count]);
     }
     let only = |rotates: bool| if rotates { Which::Only } else { Which::None };
     let unknown = |name: &str| {
-        let problem = format!("has `{name}`, which {} is not known to have", model.0);
+        let problem = match name {
+            INDEXED => {
+                format!("has `{name}`: layers with an indexer, which caches keys of its own")
+            }
+            name => format!(
+                "has `{}`, which {} is not known to have",
+                short(name),
+                model.0
+            ),
+        };
         Err(config.wrong("layer_types", problem))
     };
     let with_types = |turning: &[&str]| {
@@ -265,10 +304,11 @@ fn which(
         }
         Layers::Cross(default) => {
             let cross = listed(config, "cross_attention_layers", count)?;
-            let cross = cross.as_deref().unwrap_or(default);
-            Ok((0..count)
-                .map(|layer| only(!cross.contains(&layer)))
-                .collect())
+            let cross = |layer: usize| match &cross {
+                Some(cross) => cross[layer],
+                None => default.contains(&layer),
+            };
+            Ok((0..count).map(|layer| only(!cross(layer))).collect())
         }
     }
 }

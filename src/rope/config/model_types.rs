@@ -3,8 +3,9 @@
 //!
 //! The list is closed on purpose. A type that is not in it is refused, because a wrong pairing or
 //! a layer that was taken to rotate spoils a cache without a sound. Every row is held to Hugging
-//! Face transformers 5.23 by `tests/configs/keys.json`, which records what the model itself caches,
-//! except the rows that are marked as remote code.
+//! Face transformers 5.24 by `tests/configs/keys.json`, which records what the model itself caches,
+//! except the rows that are marked as remote code. Types that are refused for a reason, and the
+//! reason, are in `refused.rs`.
 
 use crate::Pairing::{self, HalfSplit, Interleaved};
 
@@ -51,15 +52,36 @@ pub(super) struct Family {
     pub(super) condition: Condition,
     /// The class's default is a scaled rope, so a configuration that says nothing is not trusted.
     pub(super) explicit: bool,
+    pub(super) slots: Slots,
+}
+
+/// Which layers of a cache the model's layers write.
+#[derive(Clone, Copy)]
+pub(super) enum Slots {
+    /// Each its own.
+    Each,
+    /// Each of `num_layers` has two attentions.
+    Two,
+    /// One stack of layers runs `H_cycles · (L_cycles + 1)` times, each time with layers of the
+    /// cache of its own. `num_hidden_layers` counts those of the cache where
+    /// `num_layers_per_stack` counts those of the stack.
+    Cycles,
+    /// The layers between `n_input_layers` and `n_output_layers` run `n_recurrent_loops` times;
+    /// the layers of the cache of all but the first time come last.
+    Loops,
 }
 
 /// How much of a head turns.
 #[derive(Clone, Copy)]
 pub(super) enum Width {
-    /// All of it. The model's code does not look at a partial rotary factor.
+    /// All of it. The model's code does not look at a partial rotary factor, or, under a scaling,
+    /// does not run with one.
     Whole,
     /// The fraction given by a partial rotary factor; its default.
     Partial(f64),
+    /// As `Partial`, but a file that does not give it is refused: the code of the class turns
+    /// something else than its default configuration says.
+    Stated,
     /// `rotary_dim` components; its default.
     Dim(usize),
 }
@@ -70,6 +92,11 @@ pub(super) enum Condition {
     Always,
     /// Falcon's ALiBi variants put positions into the scores and leave keys alone.
     NotAlibi,
+    /// A model that has a rope at the one hidden width and ALiBi at the other.
+    Hidden {
+        rope: usize,
+        alibi: usize,
+    },
     /// Granite 4 hybrids rotate only where `position_embedding_type` is "rope".
     SaysRope,
 }
@@ -142,6 +169,8 @@ pub(super) const FULL: &str = "full_attention";
 pub(super) const SLIDING: &str = "sliding_attention";
 /// Layers that keep a state instead of keys.
 pub(super) const STATES: [&str; 2] = ["linear_attention", "conv"];
+/// MiniMax-M3's layers whose indexer caches keys of its own.
+pub(super) const INDEXED: &str = "minimax_m3_sparse";
 
 const HALF: Family = Family {
     pairing: HalfSplit,
@@ -150,6 +179,7 @@ const HALF: Family = Family {
     layers: Layers::Alike,
     condition: Condition::Always,
     explicit: false,
+    slots: Slots::Each,
 };
 const INTERLEAVED: Family = Family {
     pairing: Interleaved,
@@ -173,6 +203,13 @@ impl Family {
     }
     const fn on(self, condition: Condition) -> Family {
         Family { condition, ..self }
+    }
+    const fn stated(self) -> Family {
+        let width = Width::Stated;
+        Family { width, ..self }
+    }
+    const fn slots(self, slots: Slots) -> Family {
+        Family { slots, ..self }
     }
     const fn explicit(self) -> Family {
         let explicit = true;
@@ -262,54 +299,59 @@ const MODERNBERT: &[Own] = &[
     own(SLIDING, 1e4).older("local_rope_theta", true),
 ];
 const BEAM: &[Own] = &[own(FULL, 1e4).still(), own(SLIDING, 1e4)];
+const COMPASS: &[Own] = &[own(FULL, 1e4).still(), own(SLIDING, 1e4).still()];
+const DORY: &[Own] = &[own(FULL, 1e7), own(SLIDING, 1e4)];
 const LAGUNA: &[Own] = &[own(FULL, 5e5).partial(0.5), own(SLIDING, 1e4)];
 const LFM3: &[Own] = &[own(FULL, 1e6).proportional(0.5), own(SLIDING, 1e4)];
 const MELLUM: &[Own] = &[own(FULL, 5e5), own(SLIDING, 1e4)];
 const MIMO: &[Own] = &[own(FULL, 5e6), own(SLIDING, 1e4)];
 
-// Left out although transformers runs them: NanoChat turns keys backwards, by −p · inv_freq; Hunyuan
-// norms keys after it has turned them, with a weight for each component, so that no turn undoes one;
-// Mistral Large 4 has learned by how much each pair turns, which its config.json does not say;
-// DeepSeek-V4's rows are key and value at once; MiniMax-M3's `rotary_dim` contradicts its code;
-// models with other things in their caches than one key per token.
-//
 // Interleaved pairs, and where the reason stands in transformers:
 // - GPT-J, CodeGen: `rotate_every_two`.
 // - Cohere's, ERNIE 4.5's, GLM, GLM-4, GLM-4.1V, GLM-OCR, Helium: `rotate_half` takes every other
 //   component (GLM-4.5's and GLM-Image do not).
 // - Llama 4 and DeepSeek-V2: components 2i and 2i + 1 are one complex number.
+// - RoFormer: `rotate_half_key_layer` takes every other component.
 // - DeepSeek-V3 and the latent attentions after its pattern: `rope_interleave`, or always.
 #[rustfmt::skip]
 const MODEL_TYPES: &[ModelType] = &[
     ModelType("afmoe", 32, fixed(128), HALF.layers(sliding_only(last("global_attn_every_n_layers", 4)))),
     ModelType("apertus", 32, share(4096, 32), HALF.theta(1.2e7).explicit()),
+    ModelType("apertus1p5_text", 32, share(4096, 32), HALF.theta(1.2e7).explicit()),
     ModelType("arcee", 32, share(2560, 32), HALF),
     ModelType("aria_text", 32, share(4096, 32), HALF),
     ModelType("axk1", 61, latent(512, 64), INTERLEAVED),
     ModelType("axk2", 48, latent(128, 32), INTERLEAVED),
+    ModelType("baichuan", 32, share(4096, 32), HALF.on(Condition::Hidden { rope: 4096, alibi: 5120 })), // remote code, Llama's rope in the 7B, ALiBi in the 13B
     ModelType("bailing_hybrid", 42, latent(512, 64), INTERLEAVED.theta(6e6).layers(full_only(last_linear("layer_group_size", 6)))),
+    ModelType("bailing_moe", 24, share(1024, 16), HALF.partial(1.0)), // remote code
     ModelType("bamba", 32, share(4096, 32), HALF.partial(0.5).layers(full_only(Pattern::Listed { key: "attn_layer_indices", else_all: false }))),
     ModelType("beam", 52, fixed(128), HALF.layers(Layers::Own(BEAM, Pattern::Required))),
     ModelType("bitnet", 30, share(2560, 20), HALF.theta(5e5)),
+    ModelType("chameleon", 32, share(4096, 32), HALF),
     ModelType("chatglm", 28, share(4096, 32), INTERLEAVED.partial(0.5)), // remote code; half the head
     ModelType("codegen", 28, share(4096, 16), INTERLEAVED.rotary_dim(64)),
     ModelType("cohere", 40, share(8192, 64), INTERLEAVED.theta(5e5)),
     ModelType("cohere2", 40, share(8192, 64), INTERLEAVED.layers(sliding_only(last("sliding_window_pattern", 4)))),
     ModelType("cohere2_moe", 40, fixed(128), INTERLEAVED.layers(sliding_only(Pattern::Required))),
+    ModelType("cohere_compass_text", 40, share(8192, 64), HALF.explicit().layers(Layers::Own(COMPASS, Pattern::Required))),
     ModelType("cosmos3_edge_text", 28, fixed(128), HALF.theta(1e8)),
     ModelType("cwm", 64, fixed(128), HALF.theta(1e6).explicit()),
+    ModelType("dbrx", 24, share(2048, 16), HALF),
     ModelType("deepseek", 30, share(4096, 32), HALF), // remote code, Llama's rope
     ModelType("deepseek_v2", 32, latent(512, 64), INTERLEAVED),
     ModelType("deepseek_v3", 61, latent(512, 64), INTERLEAVED),
     ModelType("deepseek_v32", 61, latent(512, 64), INTERLEAVED),
     ModelType("diffllama", 16, share(2048, 32), HALF),
     ModelType("doge", 32, share(1024, 8), HALF),
+    ModelType("dory", 36, fixed(256), HALF.layers(Layers::Own(DORY, last(NO_KEY, 4))).slots(Slots::Loops)),
     ModelType("dots1", 62, share(4608, 32), HALF),
     ModelType("emu3_text_model", 32, share(4096, 32), HALF.theta(1e6)),
     ModelType("ernie4_5", 18, fixed(128), INTERLEAVED.theta(5e5)),
     ModelType("ernie4_5_moe", 28, share(2560, 20), INTERLEAVED.theta(5e5)),
     ModelType("ernie4_5_vl_moe_text", 28, share(2560, 20), INTERLEAVED.theta(5e5)),
     ModelType("evolla", 32, share(4096, 32), HALF.theta(5e5)),
+    ModelType("exaone", 32, share(4096, 32), HALF.theta(5e5)),
     ModelType("exaone4", 32, share(4096, 32), HALF.layers(Layers::SlidingIfAny(last("sliding_window_pattern", 4)))),
     ModelType("exaone_moe", 32, share(4096, 32), HALF.layers(Layers::SlidingIfAny(last("sliding_window_pattern", 4)))),
     ModelType("falcon", 32, share(4544, 71), HALF.on(Condition::NotAlibi)),
@@ -343,9 +385,11 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("granitemoehybrid", 32, share(4096, 32), HALF.on(Condition::SaysRope).layers(full_only(Pattern::Required))),
     ModelType("granitemoeshared", 32, share(4096, 32), HALF),
     ModelType("helium", 24, fixed(128), INTERLEAVED.theta(1e5)),
+    ModelType("hrm_text", 16, fixed(128), HALF.slots(Slots::Cycles)),
     ModelType("hy_v3", 80, fixed(128), HALF.theta(11_158_840.0)),
     ModelType("hy_v4", 34, latent(512, 64), HALF),
     ModelType("hyperclovax", 32, share(4096, 32), HALF),
+    ModelType("internlm", 32, share(4096, 32), HALF), // remote code; `rotary` instead of `rope_scaling`
     ModelType("internlm2", 32, share(4096, 32), HALF), // remote code, Llama's rope
     ModelType("internlm3", 48, fixed(128), HALF),
     ModelType("iquestcoder", 80, fixed(128), HALF),
@@ -355,16 +399,21 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("kimi_linear", 27, latent(512, 64), HALF.layers(Layers::Still)),
     ModelType("kolibri1", 50, fixed(128), HALF.layers(sliding_only(last(NO_KEY, 5)))),
     ModelType("laguna", 40, fixed(128), HALF.partial(1.0).layers(Layers::Own(LAGUNA, last(NO_KEY, 1)))),
+    ModelType("lara_mini", 34, fixed(128), HALF.layers(sliding_only(Pattern::Required))),
     ModelType("lfm2", 32, share(2560, 32), HALF.theta(1e6).layers(full_only(Pattern::Listed { key: "full_attn_idxs", else_all: true }))),
     ModelType("lfm2_moe", 32, share(2048, 32), HALF.theta(1e6).layers(full_only(Pattern::Required))),
     ModelType("lfm3", 24, fixed(128), HALF.layers(Layers::Own(LFM3, Pattern::Required))),
     ModelType("llama", 32, share(4096, 32), HALF),
     ModelType("llama4_text", 48, fixed(128), INTERLEAVED.theta(5e5).layers(Layers::Flags)),
+    ModelType("longcat_flash", 56, latent(512, 64), INTERLEAVED.theta(1e7).slots(Slots::Two)),
     ModelType("mellum", 28, fixed(128), HALF.partial(1.0).layers(Layers::Own(MELLUM, last(NO_KEY, 1)))),
+    ModelType("mimo", 32, share(4096, 32), HALF), // remote code, Qwen2's rope
     ModelType("mimo_v2_flash", 48, fixed(192), HALF.partial(0.334).layers(Layers::Own(MIMO, Pattern::Required))),
+    ModelType("minicpm", 32, share(4096, 32), HALF), // remote code, Llama's rope
     ModelType("minicpm3", 62, latent(256, 32), HALF),
     ModelType("minimax", 32, share(4096, 32), HALF.theta(1e6).layers(full_only(Pattern::Required))),
     ModelType("minimax_m2", 62, fixed(128), HALF.theta(5e6).partial(1.0)),
+    ModelType("minimax_m3_vl_text", 60, fixed(128), HALF.theta(5e6).stated().layers(Layers::Typed(&[FULL], last(NO_KEY, 1)))),
     ModelType("ministral", 32, share(4096, 32), HALF),
     ModelType("ministral3", 34, fixed(128), HALF.theta(1e6).explicit()),
     ModelType("mistral", 32, share(4096, 32), HALF),
@@ -373,6 +422,7 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("mllama_text_model", 40, share(4096, 32), HALF.theta(5e5).layers(Layers::Cross(&[3, 8, 13, 18, 23, 28, 33, 38]))),
     ModelType("modernbert-decoder", 22, share(768, 12), HALF.layers(Layers::Own(MODERNBERT, Pattern::First { key: "global_attn_every_n_layers", every: 3, other: SLIDING }))),
     ModelType("molmo2_text", 36, fixed(128), HALF),
+    ModelType("moshi", 32, share(4096, 32), HALF),
     ModelType("muse_glimmer_text", 52, fixed(128), HALF.layers(Layers::Thetas { else_alike: false })),
     ModelType("muse_spark_text", 62, fixed(64), HALF.theta(5e5).layers(Layers::Thetas { else_alike: false })),
     ModelType("nemotron", 32, share(6144, 48), HALF.partial(0.5)),
@@ -381,11 +431,14 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("olmo3", 32, share(4096, 32), HALF.layers(Layers::Own(OLMO3, last(NO_KEY, 4)))),
     ModelType("olmo_hybrid", 32, share(3840, 30), HALF.layers(full_only(last_linear(NO_KEY, 4)))),
     ModelType("olmoe", 16, share(2048, 16), HALF),
+    ModelType("orion", 40, share(5120, 40), HALF), // remote code, Llama's rope
     ModelType("persimmon", 36, share(4096, 64), HALF.partial(0.5)),
     ModelType("phi", 24, share(2048, 32), HALF.partial(0.5)),
     ModelType("phi3", 32, share(3072, 32), HALF.partial(1.0)),
+    ModelType("phi3small", 32, share(4096, 32), HALF.theta(1e6)), // remote code
     ModelType("phi4_multimodal", 32, share(3072, 32), HALF.partial(1.0)),
     ModelType("phimoe", 32, share(4096, 32), HALF.theta(1e6)),
+    ModelType("qwen", 32, share(4096, 32), HALF.partial(1.0)), // remote code
     ModelType("qwen2", 32, share(4096, 32), HALF),
     ModelType("qwen2_5_omni_text", 28, share(3584, 28), HALF.theta(1e6)),
     ModelType("qwen2_5_vl", 80, share(8192, 64), HALF.theta(1e6)), // as published, without text_config
@@ -401,12 +454,18 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("qwen3_omni_moe_text", 28, share(2048, 28), HALF.theta(1e6)),
     ModelType("qwen3_vl_moe_text", 24, share(2048, 16), HALF.theta(5e5)),
     ModelType("qwen3_vl_text", 32, fixed(128), HALF.theta(5e5)),
+    ModelType("roformer", 12, share(768, 12), INTERLEAVED),
+    ModelType("sarvam_mla", 32, latent(512, 64), INTERLEAVED),
+    ModelType("sarvam_moe", 19, fixed(64), HALF.theta(8e6).partial(1.0)),
     ModelType("seed_oss", 64, fixed(128), HALF),
     ModelType("smollm3", 36, share(2048, 16), HALF.theta(2e6).layers(Layers::Flags)),
     ModelType("solar_open", 48, fixed(128), HALF.theta(1e6).partial(1.0)),
     ModelType("stablelm", 32, share(2560, 32), HALF.partial(0.25)),
     ModelType("starcoder2", 30, share(3072, 24), HALF),
+    ModelType("step3_text", 61, fixed(256), HALF.theta(5e5)), // remote code
+    ModelType("t5_gemma_module", 26, fixed(256), HALF), // T5Gemma's decoder
     ModelType("vaultgemma", 26, fixed(256), HALF),
+    ModelType("xverse", 40, share(5120, 40), HALF), // remote code, Llama's rope
     ModelType("youtu", 32, latent(512, 64), INTERLEAVED),
 ];
 
@@ -415,13 +474,23 @@ mod tests {
     use super::*;
 
     /// Rows that transformers cannot run by itself, or runs under another name.
-    const NOT_MEASURED: [&str; 6] = [
+    const NOT_MEASURED: [&str; 16] = [
+        "baichuan",
+        "bailing_moe",
         "chatglm",
         "deepseek",
+        "internlm",
         "internlm2",
         "kimi_k2",
+        "mimo",
+        "minicpm",
+        "orion",
+        "phi3small",
+        "qwen",
         "qwen2_5_vl",
         "qwen2_vl",
+        "step3_text",
+        "xverse",
     ];
 
     #[test]

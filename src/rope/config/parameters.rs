@@ -2,7 +2,8 @@
 
 use super::layers::{Layer, Which};
 use super::model_types::{Family, Head, Layers, ModelType, Own, Width};
-use super::section::Section;
+use super::odd;
+use super::section::{Section, short};
 use crate::rope::scaling::{Scaling, Wrong};
 use crate::{Pairing, Result, Rope};
 
@@ -14,77 +15,115 @@ const PARTIAL: [&str; 4] = [
     "rope_percent",
 ];
 
-/// One layer's rope, for a sequence of `tokens`.
-pub(super) fn rope(
-    config: &Section<'_>,
-    model: &ModelType,
-    layer: Layer,
+/// The widest window that a file may ask for. Published models turn 512 components at most; a rope
+/// of [`Rope::MAX_ROTARY_DIM`] in each of as many layers as there may be would be gigabytes.
+const MAX_ROTARY_DIM: usize = 1 << 12;
+
+/// What a file says about its model's ropes, found once, however many layers there are.
+pub(super) struct Parameters<'a, 'r> {
+    config: &'r Section<'a>,
+    model: &'r ModelType,
+    older: Option<Given<'a>>,
+    newer: Option<Given<'a>>,
     tokens: usize,
-) -> Result<Option<Rope>> {
-    let own = match layer.rope {
-        Which::None => return Ok(None),
-        Which::Own(own) => Some(own),
-        Which::Only | Which::WithTheta(_) => None,
-    };
-    let read = |given: Option<Section<'_>>| {
-        if given.is_none() && own.is_some_and(|own| own.theta.is_none()) {
-            return Ok(None);
-        }
-        let family = &model.3;
-        let reader = Reader {
+}
+
+/// `rope_scaling` or `rope_parameters`.
+struct Given<'a> {
+    key: &'static str,
+    section: Section<'a>,
+    /// Whether it is keyed by layer type.
+    nests: bool,
+}
+
+impl<'a, 'r> Parameters<'a, 'r> {
+    /// For a sequence of `tokens`.
+    pub(super) fn read(
+        config: &'r Section<'a>,
+        model: &'r ModelType,
+        tokens: usize,
+    ) -> Result<Parameters<'a, 'r>> {
+        let given = |key| -> Result<Option<Given<'a>>> {
+            // An object that says something.
+            let section = config.section(key)?.filter(|section| !section.is_empty());
+            Ok(section.map(|section| Given {
+                key,
+                nests: section.nests(),
+                section,
+            }))
+        };
+        Ok(Parameters {
             config,
             model,
-            family,
-            given,
-            own,
+            older: given("rope_scaling")?,
+            newer: given("rope_parameters")?,
+            tokens,
+        })
+    }
+
+    /// One layer's rope.
+    pub(super) fn rope(&self, layer: Layer) -> Result<Option<Rope>> {
+        #[cfg(test)]
+        tests::READ.set(tests::READ.get() + 1);
+        let own = match layer.rope {
+            Which::None => return Ok(None),
+            Which::Own(own) => Some(own),
+            Which::Only | Which::WithTheta(_) => None,
         };
-        reader.rope(layer, tokens).map(Some)
-    };
-    let older = section(config, "rope_scaling")?;
-    let newer = section(config, "rope_parameters")?;
-    match (older, newer) {
-        (None, None) => read(None),
-        (Some(older), None) => read(of_layer(config, model, own, older, true)?),
-        (None, Some(newer)) => read(of_layer(config, model, own, newer, false)?),
-        // Files that serve readers of both forms have both. transformers believes the older one.
-        (Some(older), Some(newer)) => {
-            let rope = read(of_layer(config, model, own, older, true)?)?;
-            if rope != read(of_layer(config, model, own, newer, false)?)? {
-                return Err(config.wrong("rope_scaling", "contradicts rope_parameters"));
+        let read = |given: Option<Section<'_>>| {
+            if given.is_none() && own.is_some_and(|own| own.theta.is_none()) {
+                return Ok(None);
             }
-            Ok(rope)
+            let reader = Reader {
+                config: self.config,
+                model: self.model,
+                family: &self.model.3,
+                given,
+                own,
+                layer,
+                tokens: self.tokens,
+            };
+            reader.rope().map(Some)
+        };
+        match (&self.older, &self.newer) {
+            (None, None) if self.model.3.explicit => {
+                let name = self.model.0;
+                let problem = format!("is missing, and {name} does not default to a plain rope");
+                Err(self.config.wrong("rope_parameters", problem))
+            }
+            (None, None) => read(None),
+            (Some(older), None) => read(self.of_layer(own, older, true)?),
+            (None, Some(newer)) => read(self.of_layer(own, newer, false)?),
+            // Files that serve readers of both forms have both. transformers believes the older one.
+            (Some(older), Some(newer)) => {
+                let rope = read(self.of_layer(own, older, true)?)?;
+                if rope != read(self.of_layer(own, newer, false)?)? {
+                    return Err(self.config.wrong(older.key, "contradicts rope_parameters"));
+                }
+                Ok(rope)
+            }
         }
     }
-}
 
-/// An object that says something.
-fn section<'a>(config: &Section<'a>, key: &str) -> Result<Option<Section<'a>>> {
-    Ok(config.section(key)?.filter(|section| !section.is_empty()))
-}
-
-/// What `rope_scaling` (`older`) or `rope_parameters` says about a layer with the rope `own`.
-fn of_layer<'a>(
-    config: &Section<'_>,
-    model: &ModelType,
-    own: Option<&Own>,
-    found: Section<'a>,
-    older: bool,
-) -> Result<Option<Section<'a>>> {
-    let refused = |problem: &str| {
-        let key = if older {
-            "rope_scaling"
-        } else {
-            "rope_parameters"
+    /// What the older or newer form says about a layer with the rope `own`.
+    fn of_layer(
+        &self,
+        own: Option<&Own>,
+        given: &Given<'a>,
+        older: bool,
+    ) -> Result<Option<Section<'a>>> {
+        let refused = |problem: &str| {
+            let problem = format!("{problem} {}", self.model.0);
+            Err(self.config.wrong(given.key, problem))
         };
-        Err(config.wrong(key, format!("{problem} {}", model.0)))
-    };
-    match own {
-        None if found.nests() => refused("is keyed by layer type, but there is one rope in"),
-        None => Ok(Some(found)),
-        Some(own) if found.nests() => found.section(own.layer_type),
-        // Which of the ropes the older form is about.
-        Some(own) if older => Ok(own.scaled.then_some(found)),
-        Some(_) => refused("is not keyed by layer type, but there are several ropes in"),
+        match own {
+            None if given.nests => refused("is keyed by layer type, but there is one rope in"),
+            None => Ok(Some(given.section.clone())),
+            Some(own) if given.nests => given.section.section(own.layer_type),
+            // Which of the ropes the older form is about.
+            Some(own) if older => Ok(own.scaled.then(|| given.section.clone())),
+            Some(_) => refused("is not keyed by layer type, but there are several ropes in"),
+        }
     }
 }
 
@@ -95,20 +134,13 @@ struct Reader<'a, 'r> {
     family: &'r Family,
     given: Option<Section<'a>>,
     own: Option<&'static Own>,
+    layer: Layer,
+    tokens: usize,
 }
 
 impl Reader<'_, '_> {
-    fn rope(&self, layer: Layer, tokens: usize) -> Result<Rope> {
-        if self.family.explicit && self.given.is_none() {
-            return Err(self.config.wrong(
-                "rope_parameters",
-                format!(
-                    "is missing, and {} does not default to a plain rope",
-                    self.model.0
-                ),
-            ));
-        }
-        let theta = match layer.rope {
+    fn rope(&self) -> Result<Rope> {
+        let theta = match self.layer.rope {
             Which::WithTheta(theta) => theta,
             _ => self.theta()?,
         };
@@ -125,38 +157,52 @@ impl Reader<'_, '_> {
                 (offset, dim, self.scaling(kind, dim)?)
             }
             _ if kind == "proportional" => {
-                let dim = layer.head_dim;
+                let dim = self.layer.head_dim;
                 (0, dim, self.scaling(kind, dim)?)
             }
             _ => {
-                let dim = self.rotary_dim(layer.head_dim)?;
+                let dim = self.rotary_dim(kind)?;
                 (0, dim, self.scaling(kind, dim)?)
             }
         };
+        if dim == 0 || dim > MAX_ROTARY_DIM {
+            return Err(self.blame(Wrong {
+                field: "rotary_dim",
+                problem: format!("makes {dim} components turn; it must be 1 to {MAX_ROTARY_DIM}"),
+            }));
+        }
         let inv_freq = scaling
-            .inv_freq(theta, dim, tokens)
+            .inv_freq(theta, dim, self.tokens)
             .map_err(|wrong| self.blame(wrong))?;
         self.check_sections(inv_freq.len())?;
-        match Rope::from_inv_freq(inv_freq) {
-            Ok(rope) => Ok(rope.with_pairing(self.pairing()?).with_offset(offset)),
-            // Numbers that are each possible and together are not, a factor of 1e-320 for one.
-            Err(error) => Err(match &self.given {
-                Some(given) => given.wrong_itself(error.to_string()),
-                None => self.config.wrong("rope_theta", error.to_string()),
-            }),
-        }
+        let rope = Rope::from_inv_freq(inv_freq)?;
+        Ok(rope.with_pairing(self.pairing()?).with_offset(offset))
     }
 
     /// An error about a number, wherever it came from.
     fn blame(&self, wrong: Wrong) -> crate::Error {
-        let field = match (wrong.field, self.model.2) {
-            ("rotary_dim", Head::Latent { .. }) => "qk_rope_head_dim",
-            ("rotary_dim", _) => "head_dim",
-            (field, _) => field,
+        let field = match (wrong.field, self.model.2, self.layer.rope) {
+            ("rotary_dim", Head::Latent { .. }, _) => "qk_rope_head_dim",
+            ("rotary_dim", ..) => "head_dim",
+            ("rope_theta", _, Which::WithTheta(_)) => "layer_rope_theta",
+            (field, ..) => field,
         };
         match &self.given {
             Some(given) if given.has(field) => given.wrong(field, wrong.problem),
+            _ if field == "rope_theta" => {
+                let mut keys = self.theta_keys().iter().copied();
+                let key = keys.find(|key| self.config.has(key)).unwrap_or(field);
+                self.config.wrong(key, wrong.problem)
+            }
             _ => self.config.wrong(field, wrong.problem),
+        }
+    }
+
+    /// Where files older than `rope_parameters` keep theta.
+    fn theta_keys(&self) -> &'static [&'static str] {
+        match self.own {
+            None => &["rope_theta", "rotary_emb_base", "rope_embedding_base"],
+            Some(own) => own.theta_key.as_slice(),
         }
     }
 
@@ -166,12 +212,8 @@ impl Reader<'_, '_> {
             None => None,
         };
         if let Some(theta) = inside {
-            return Ok(theta);
+            return odd::theta(self.config, self.model, theta);
         }
-        let older = match self.own {
-            None => ["rope_theta", "rotary_emb_base"].as_slice(),
-            Some(own) => own.theta_key.as_slice(),
-        };
         let default = match (self.own, &self.given) {
             (None, _) => self.family.theta,
             // Models that never had an older form must say it beside the rest.
@@ -180,13 +222,9 @@ impl Reader<'_, '_> {
             }
             (Some(own), _) => own.theta.unwrap_or(self.family.theta),
         };
-        let theta = self.config.first_number(older)?;
+        let theta = self.config.first_number(self.theta_keys())?;
         let theta = theta.map_or(default, |(_, theta)| theta);
-        // ChatGLM3 and GLM-4 stretch theta by a number of their own.
-        match self.model.0 {
-            "chatglm" => Ok(theta * self.config.number("rope_ratio")?.unwrap_or(1.0)),
-            _ => Ok(theta),
-        }
+        odd::theta(self.config, self.model, theta)
     }
 
     /// The type of scaling, by its present name.
@@ -211,7 +249,8 @@ impl Reader<'_, '_> {
                 "dynamic" => "dynamic",
                 // Phi-3's first files said yarn and meant LongRoPE.
                 "yarn" if ["phi3", "phi4_multimodal"].contains(&self.model.0) => "longrope",
-                "yarn" => "yarn",
+                // The second name is that of engines, and of Sarvam's files.
+                "yarn" | "deepseek_yarn" => "yarn",
                 "longrope" | "su" => "longrope",
                 "llama3" => "llama3",
                 "proportional" => "proportional",
@@ -225,7 +264,8 @@ impl Reader<'_, '_> {
                     return Err(given.wrong(
                         key,
                         format!(
-                            "is `{name}`; known are default, linear, dynamic, yarn, longrope, llama3, proportional"
+                            "is `{}`; known are default, linear, dynamic, yarn, longrope, llama3, proportional",
+                            short(name)
                         ),
                     ));
                 }
@@ -257,8 +297,9 @@ impl Reader<'_, '_> {
         self.config.first_number(&PARTIAL)
     }
 
-    /// How many components of a head turn.
-    fn rotary_dim(&self, head_dim: usize) -> Result<usize> {
+    /// How many components of a head turn, under the scaling `kind`.
+    fn rotary_dim(&self, kind: &str) -> Result<usize> {
+        let head_dim = self.layer.head_dim;
         let rotary_dim = self.config.count("rotary_dim")?;
         let too_wide = |key: &str, dim: usize| {
             let problem = format!("makes {dim} of {head_dim} components turn");
@@ -268,8 +309,12 @@ impl Reader<'_, '_> {
         let dim = match self.family.width {
             Width::Dim(default) => rotary_dim.unwrap_or(default),
             Width::Whole => match fraction {
-                Some((key, factor)) if factor != 1.0 => {
-                    let problem = format!("is {factor}, but {} turns the whole head", self.model.0);
+                // The plain rope of such a model does not look at it: its heads turn as a whole.
+                Some((key, factor)) if factor != 1.0 && kind != "default" => {
+                    let problem = format!(
+                        "is {factor}, but {} turns whole heads, and under {kind} it does not run so",
+                        self.model.0
+                    );
                     return Err(self.blame(Wrong {
                         field: key,
                         problem,
@@ -277,9 +322,17 @@ impl Reader<'_, '_> {
                 }
                 _ => head_dim,
             },
-            Width::Partial(default) => match (fraction, rotary_dim) {
+            Width::Stated if fraction.is_none() => {
+                let problem = format!("is missing; {} is known with it only", self.model.0);
+                return Err(self.config.wrong(PARTIAL[0], problem));
+            }
+            Width::Partial(_) | Width::Stated => match (fraction, rotary_dim) {
                 (None, Some(dim)) => dim,
                 (fraction, _) => {
+                    let default = match self.family.width {
+                        Width::Partial(default) => default,
+                        _ => 1.0,
+                    };
                     let own = match (&self.given, self.own) {
                         (None, Some(own)) => own.partial,
                         _ => None,
@@ -346,6 +399,10 @@ impl Reader<'_, '_> {
             return Ok(());
         };
         for key in ["mrope_section", "xdrope_section"] {
+            // Read for each rope, so that it must not be long. Positions have four components at most.
+            if given.length(key).is_some_and(|length| length > 8) {
+                return Err(given.wrong(key, "has more entries than a position has components"));
+            }
             let Some(sections) = given.counts(key)? else {
                 continue;
             };
@@ -363,6 +420,9 @@ impl Reader<'_, '_> {
     /// The scaling, with the entries that only this type has.
     fn scaling(&self, kind: &str, dim: usize) -> Result<Scaling> {
         let Some(given) = &self.given else {
+            if let Some(scaling) = odd::scaling(self.config, self.model, self.tokens)? {
+                return Ok(scaling);
+            }
             return Ok(match kind {
                 "proportional" => Scaling::Proportional {
                     factor: 1.0,
@@ -443,9 +503,10 @@ impl Reader<'_, '_> {
 
     fn max_position_embeddings(&self) -> Result<usize> {
         let key = "max_position_embeddings";
-        match self.config.count(key)? {
-            Some(0) => Err(self.config.wrong(key, "is zero")),
-            Some(tokens) => Ok(tokens),
+        // DBRX's name is the second.
+        match self.config.first_count(&[key, "max_seq_len"])? {
+            Some((key, 0)) => Err(self.config.wrong(key, "is zero")),
+            Some((_, tokens)) => Ok(tokens),
             None => Err(self
                 .config
                 .wrong(key, "is missing, and the scaling depends on it")),
@@ -476,4 +537,14 @@ impl Reader<'_, '_> {
 /// How many pairs of a head turn under a proportional rope.
 fn turning(head_dim: usize, fraction: f64) -> usize {
     (fraction * head_dim as f64 / 2.0) as usize
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How often a rope has been read from a file on this thread.
+        pub(in crate::rope::config) static READ: Cell<usize> = const { Cell::new(0) };
+    }
 }

@@ -1,5 +1,7 @@
 //! A JSON object that knows where it stands, so that every complaint names its entry.
 
+use std::fmt::{self, Write};
+
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
@@ -22,19 +24,16 @@ impl<'a> Section<'a> {
 
     /// An error about the entry `key` of this section.
     pub(super) fn wrong(&self, key: &str, problem: impl Into<String>) -> Error {
-        let dot = if self.path.is_empty() { "" } else { "." };
         Error::Config {
-            key: format!("{}{dot}{key}", self.path),
+            key: self.at(key),
             problem: problem.into(),
         }
     }
 
-    /// An error about this section as a whole.
-    pub(super) fn wrong_itself(&self, problem: impl Into<String>) -> Error {
-        Error::Config {
-            key: self.path.clone(),
-            problem: problem.into(),
-        }
+    /// The dotted path of an entry.
+    fn at(&self, key: &str) -> String {
+        let dot = if self.path.is_empty() { "" } else { "." };
+        format!("{}{dot}{}", self.path, short(key))
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
@@ -55,13 +54,8 @@ impl<'a> Section<'a> {
     ) -> Result<Option<T>> {
         self.get(key)
             .map(|value| {
-                read(value).ok_or_else(|| {
-                    let mut shown = value.to_string();
-                    if shown.chars().count() > 40 {
-                        shown = shown.chars().take(40).chain(['…']).collect();
-                    }
-                    self.wrong(key, format!("is {shown}, not {what}"))
-                })
+                read(value)
+                    .ok_or_else(|| self.wrong(key, format!("is {}, not {what}", short(value))))
             })
             .transpose()
     }
@@ -105,12 +99,16 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// How many entries a list has.
+    pub(super) fn length(&self, key: &str) -> Option<usize> {
+        self.get(key)?.as_array().map(Vec::len)
+    }
+
     pub(super) fn section(&self, key: &str) -> Result<Option<Section<'a>>> {
         let object = self.entry(key, "an object", Value::as_object)?;
-        let dot = if self.path.is_empty() { "" } else { "." };
         Ok(object.map(|object| Section {
             object,
-            path: format!("{}{dot}{key}", self.path),
+            path: self.at(key),
         }))
     }
 
@@ -152,6 +150,34 @@ impl<'a> Section<'a> {
     }
 }
 
+/// The beginning of what a file says, for a message: a damaged file may say it at any length.
+pub(super) fn short(said: impl fmt::Display) -> String {
+    const LENGTH: usize = 40;
+    struct Short {
+        text: String,
+        left: usize,
+    }
+    impl Write for Short {
+        fn write_str(&mut self, more: &str) -> fmt::Result {
+            for character in more.chars() {
+                if self.left == 0 {
+                    self.text.push('…');
+                    return Err(fmt::Error); // which ends the writing
+                }
+                self.text.push(character);
+                self.left -= 1;
+            }
+            Ok(())
+        }
+    }
+    let mut short = Short {
+        text: String::new(),
+        left: LENGTH,
+    };
+    let _ = write!(short, "{said}");
+    short.text
+}
+
 /// Whole numbers are sometimes written as `8192.0`.
 fn as_count(value: &Value) -> Option<usize> {
     if let Some(count) = value.as_u64() {
@@ -159,4 +185,26 @@ fn as_count(value: &Value) -> Option<usize> {
     }
     let number = value.as_f64()?;
     (number.fract() == 0.0 && (0.0..9e15).contains(&number)).then_some(number as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_at_length_is_shown_in_short() {
+        assert_eq!(short("warp"), "warp");
+        let forty = "x".repeat(40);
+        assert_eq!(short(&forty), forty);
+        assert_eq!(short(forty.clone() + "y"), forty.clone() + "…");
+        let long = Value::from(vec!["é".repeat(1000); 1000]);
+        assert_eq!(short(&long), format!("[\"{}…", "é".repeat(38)));
+        let object = Map::from_iter([("z".repeat(1 << 20), Value::from(1))]);
+        let root = Section::root(&object);
+        let key = "z".repeat(1 << 20);
+        let Err(Error::Config { key, problem }) = root.flag(&key) else {
+            panic!("a number is no flag");
+        };
+        assert!(key.len() < 50 && problem == "is 1, not true or false");
+    }
 }
