@@ -394,7 +394,7 @@ fn plan(source: &mut Source, handles: &mut Handles) {
         _ => few,
     };
     // SAFETY: as in `rope`.
-    match source.number(0..=9) {
+    match source.number(0..=10) {
         0 | 1 => {
             let mut edits = Vec::new();
             let mut at = 0;
@@ -490,6 +490,18 @@ fn plan(source: &mut Source, handles: &mut Handles) {
             });
         }
         8 => {
+            let positions = positions(source, few);
+            let (positions, rows) = list(source, &positions);
+            let (p0, p1) = (source.position(), source.position());
+            let divisor = match source.byte() {
+                200.. => source.position(),
+                other => i32::from(other % 8),
+            };
+            make("plan_from_division", source, kept, free, |out| unsafe {
+                pie_rope_plan_from_division(positions, rows, p0, p1, divisor, out)
+            });
+        }
+        9 => {
             let (plan, next) = (handle(source, kept), handle(source, kept));
             make("plan_then", source, kept, free, |out| unsafe {
                 match next.is_null() {
