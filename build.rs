@@ -1,9 +1,11 @@
-//! Machine code of the CUDA kernels, if it is asked for.
+//! Machine code of the CUDA kernels, if it is asked for; and whether the CPU kernels are optimised.
 //!
-//! By default this does nothing: the PTX under `kernels/ptx` is embedded, and the driver compiles it when a kernel is
-//! first needed. `PIE_ROPE_CUDA_ARCHS=90,100` saves those milliseconds on these architectures: `ptxas`, of the
-//! toolkit at `CUDA_HOME` or `CUDA_PATH` or else on the `PATH`, compiles the PTX to cubins here. `cubins.rs` has them
-//! as `CUBINS`: the kernels' file, the architecture, the image.
+//! `unoptimised` is set at `opt-level = 0`, where nothing may be inlined by force: `src/cpu/arch/generic.rs` says why.
+//!
+//! By default there is no machine code: the PTX under `kernels/ptx` is embedded, and the driver compiles it when a
+//! kernel is first needed. `PIE_ROPE_CUDA_ARCHS=90,100` saves those milliseconds on these architectures: `ptxas`, of
+//! the toolkit at `CUDA_HOME` or `CUDA_PATH` or else on the `PATH`, compiles the PTX to cubins here. `cubins.rs` has
+//! them as `CUBINS`: the kernels' file, the architecture, the image.
 
 use std::env;
 use std::fmt::Write as _;
@@ -20,6 +22,10 @@ const NEWER: u32 = 80;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={ARCHS}");
+    println!("cargo::rustc-check-cfg=cfg(unoptimised)");
+    if variable("OPT_LEVEL").is_some_and(|level| level == "0") {
+        println!("cargo::rustc-cfg=unoptimised");
+    }
     if let Err(error) = generate() {
         println!("cargo::error={error}");
     }

@@ -50,7 +50,7 @@
 // A limit of the device, or of the kernels, that the call would go past.
 #define PIE_ROPE_ERROR_LIMIT 8
 
-// The device has no memory left.
+// The device, or the host, has no memory left.
 #define PIE_ROPE_ERROR_OUT_OF_MEMORY 9
 
 // The device is gone.
@@ -367,7 +367,8 @@ int32_t pie_rope_plan_from_tokens(const int32_t *old_tokens,
                                   size_t new_len,
                                   struct pie_rope_plan **out);
 
-// Rows stay where they are and turn: row `i` goes from position `old_positions[i]` to `new_positions[i]`.
+// Rows stay where they are and turn: row `i` goes from position `old_positions[i]` to `new_positions[i]`. A row whose
+// two positions are both negative, such as -1, is left alone: it is free, or another sequence's.
 int32_t pie_rope_plan_from_positions(const int32_t *old_positions,
                                      const int32_t *new_positions,
                                      size_t rows,
@@ -377,8 +378,8 @@ int32_t pie_rope_plan_from_positions(const int32_t *old_positions,
 // (`positions` null: at position `i`) and turns by the sum of the deltas whose range it is in. All ranges are of
 // positions before the call, not of those that an earlier delta of the list leads to.
 //
-// A cell at a negative position does not turn: give -1 for those that are free, as llama.cpp does, and for those of
-// other sequences, which a plan must leave alone. (`pie_rope_plan_kept` has them at position 0.) A cell whose position
+// A cell at a negative position is left alone, whatever becomes of the rope: give -1 for those that are free, as
+// llama.cpp does, and for those of other sequences. (`pie_rope_plan_kept` does not have them.) A cell whose position
 // would become negative is refused, not removed. To delete tokens: `seq_rm(p0, p1)`, then this with
 // `{p1, -1, p0 - p1}`. One `seq_add` after another is one plan after another: see `pie_rope_plan_then`.
 int32_t pie_rope_plan_from_deltas(const int32_t *positions,
@@ -386,6 +387,17 @@ int32_t pie_rope_plan_from_deltas(const int32_t *positions,
                                   const struct pie_rope_delta *deltas,
                                   size_t deltas_len,
                                   struct pie_rope_plan **out);
+
+// Cells stay where they are and turn, as after llama.cpp's `seq_div`, which self-extended attention uses: cell `i` is at
+// position `positions[i]`, and where that is in `p0` to `p1`, half open, it goes to its quotient by `divisor`, rounded
+// down. A negative `p0` is 0, a negative `p1` has no end. Cells at negative positions are left alone, as by
+// `pie_rope_plan_from_deltas`.
+int32_t pie_rope_plan_from_division(const int32_t *positions,
+                                    size_t rows,
+                                    int32_t p0,
+                                    int32_t p1,
+                                    int32_t divisor,
+                                    struct pie_rope_plan **out);
 
 // Eviction: of `rows` rows, row `i` at position `i`, those in `kept`, ascending, stay, moved together, and are
 // numbered anew from position 0 on.

@@ -230,6 +230,8 @@ def pairing(before, after, window, element):
 
 
 def bits(row):
+    # A NaN is as it was before, to the last bit, and shows nothing; nor does a key of zeros.
+    assert row.isfinite().all() and (row != 0).any(), row
     integers = row.view(torch.int32 if row.dtype == torch.float32 else torch.int16).tolist()
     digits = 2 * row.element_size()
     return "".join(f"{integer & (1 << 4 * digits) - 1:0{digits}x}" for integer in integers)

@@ -59,7 +59,7 @@
 //! # Features
 //!
 //! - `config` (default): [`ModelRope::from_config_json`]; brings `serde_json`.
-//! - `diff` (default): [`Plan::from_tokens`]; brings `imara-diff`.
+//! - `diff` (default): [`Plan::from_tokens`]; brings no dependency.
 //! - `rayon` (default): the CPU backend on all cores; brings `rayon`.
 //! - `cuda`: `Cuda`, the same verbs on an NVIDIA GPU, with nothing but its driver; brings `cudarc`, and exports it.
 //! - `wgpu`: `Wgpu`, the same verbs on a GPU; brings `wgpu`, and exports it.
@@ -89,8 +89,16 @@ mod rotations;
 #[cfg(feature = "wgpu")]
 mod webgpu;
 
-/// The README's snippets are compiled and run with the documentation's.
-#[cfg(all(doctest, feature = "config", feature = "diff"))]
+/// The README's snippets are compiled and run with the documentation's, where there is all that they use: they show
+/// no line that says so.
+#[cfg(all(
+    doctest,
+    feature = "config",
+    feature = "diff",
+    feature = "cuda",
+    feature = "wgpu",
+    feature = "candle"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

@@ -126,7 +126,7 @@ mod tests {
                     let (s, c) = (inv_freq * f64::from(1u32 << bit)).sin_cos();
                     (cos * c - sin * s, sin * c + cos * s)
                 });
-                let error = (vector[j] - cos).abs().max((vector[j + 5] - sin).abs());
+                let error = distance((vector[j], vector[j + 5]), (cos, sin));
                 assert!(error < 1e-14, "{position} by {inv_freq}: {error:e}");
             }
         }

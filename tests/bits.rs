@@ -594,14 +594,29 @@ fn bf16_everywhere() {
 
 /// On the first device, or the emulator.
 #[cfg(feature = "cuda")]
-#[test]
-fn cuda_everywhere() {
+fn on_cuda_devices<T: Bits>() {
     let open = || Cuda::open(0).expect("a device, or the emulator: see scripts/emulator");
     let small = open().with_blocks_of(32).expect("a size of blocks");
     let backends = [Backend::Cuda(open()), Backend::Cuda(small)];
-    many::<f32>(&backends, 500);
-    many::<f16>(&backends, 500);
-    many::<bf16>(&backends, 500);
+    many::<T>(&backends, 500);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_f32() {
+    on_cuda_devices::<f32>();
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_f16() {
+    on_cuda_devices::<f16>();
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_bf16() {
+    on_cuda_devices::<bf16>();
 }
 
 /// On the adapter that [`Wgpu::open`] opens.

@@ -3,8 +3,8 @@
 
 mod support;
 
-use candle_core::{DType, Device, Result, Tensor, WithDType};
 use half::{bf16, f16};
+use pie_rope::candle_core::{DType, Device, Result, Tensor, WithDType};
 use pie_rope::{
     CacheLayout, Candle, CandleLayer, Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef,
     ModelRope, Pairing, Plan, Rope, Rotations,

@@ -459,15 +459,17 @@ fn values_that_would_stay_behind() {
     });
     // Keys alone, where the layout says so.
     let before = numbers(LEN);
-    let mut keys = before.clone();
+    let (mut alone, mut keys, mut values) = (before.clone(), before.clone(), numbers(LEN));
+    let mut layers = [Layer::keys_only(&mut alone)];
     Cpu::new()
-        .splice(
-            &rotations(),
-            keys_only(),
-            &mut [Layer::keys_only(&mut keys)],
-        )
+        .splice(&rotations(), keys_only(), &mut layers)
         .unwrap();
-    assert_ne!(keys, before);
+    let mut layers = [Layer::new(&mut keys, &mut values)];
+    Cpu::new()
+        .splice(&rotations(), layout(), &mut layers)
+        .unwrap();
+    assert_ne!(alone, before);
+    assert_same_bits(&alone, &keys, bhsd([1, 2, ROWS, 8]));
 }
 
 #[test]

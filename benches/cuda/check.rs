@@ -27,6 +27,9 @@ pub fn call(gpu: &Gpu, caches: &Caches<'_>, rotations: &Rotations) -> Result<(),
         // One that nothing happens to.
         rows.push((0, 0));
     }
+    if rows.is_empty() {
+        return Err("nothing to compare".into());
+    }
     let read = |cache: &Cache<'_>, (layer, part): (usize, Part), at: &dyn Fn(&Row) -> usize| {
         let mut words = Vec::new();
         for row in rows.iter().map(at) {
@@ -55,12 +58,36 @@ pub fn call(gpu: &Gpu, caches: &Caches<'_>, rotations: &Rotations) -> Result<(),
         if place.1 == Part::Keys {
             turn(model, element, &rows, &mut expected);
         }
-        if read(caches.after(), place, &after) != expected {
+        let found = read(caches.after(), place, &after);
+        if let Some(at) = difference(&found, &expected) {
             let (layer, part) = place;
-            return Err(format!("{part} of layer {layer} differ from the CPU's"));
+            let word = |words: &[u32]| {
+                words
+                    .get(at)
+                    .map_or("nothing".into(), |w| format!("{w:#x}"))
+            };
+            let (vector, byte) = (
+                4 * at / (model.dim * element.size()),
+                4 * at % (model.dim * element.size()),
+            );
+            let (row, head) = (rows.get(vector / model.heads), vector % model.heads);
+            return Err(format!(
+                "{part} of layer {layer} differ from the CPU's: row {row:?} (before, after), head {head}, dimension \
+                 {}: got the word {}, expected {}",
+                byte / element.size(),
+                word(&found),
+                word(&expected)
+            ));
         }
     }
     Ok(())
+}
+
+/// The first of some words that is not as expected; that there are too few, or too many, is the first that is amiss.
+fn difference(found: &[u32], expected: &[u32]) -> Option<usize> {
+    let mut pairs = found.iter().zip(expected);
+    let differs = pairs.position(|(found, expected)| found != expected);
+    differs.or((found.len() != expected.len()).then_some(found.len().min(expected.len())))
 }
 
 /// Does a call of the peer of two rotations, and compares roughly.
@@ -83,6 +110,7 @@ pub fn two_turns(gpu: &Gpu, staged: &Staged<'_>) -> Result<(), String> {
         halves.iter().map(|half| half.to_f64()).collect()
     };
     let (found, expected) = (numbers(&found), numbers(&expected));
+    assert_eq!(found.len(), expected.len());
     let square: f64 = expected.iter().map(|number| number * number).sum();
     let pairs = found.iter().zip(&expected);
     let off: f64 = pairs

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Checkpoint directory: config.json, tokenizer.json, and model.safetensors or its shards with
     /// model.safetensors.index.json. Llama (DeepSeek-Coder, CodeLlama), Qwen2 and StarCoder2
     /// [default: models/tiny-code-lm of the repository]
-    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-code-lm"), hide_default_value = true)]
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny-code-lm"), hide_default_value = true)]
     pub(crate) model: PathBuf,
 
     /// A file before an edit.
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     pub(crate) repeat: u32,
 
     /// Longest predicted line, in tokens.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) line: u32,
 }
 

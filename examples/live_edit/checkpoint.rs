@@ -112,6 +112,14 @@ impl Checkpoint {
         for path in self.weight_files()? {
             let shard = candle_core::safetensors::load(&path, &Device::Cpu)
                 .with_context(|| format!("{}", path.display()))?;
+            for (name, tensor) in &shard {
+                ensure!(
+                    tensor.dtype().is_float() || !name.ends_with(".weight"),
+                    "{}: {name} is {:?}; weights of f32, f16 and bf16 can be used",
+                    path.display(),
+                    tensor.dtype()
+                );
+            }
             tensors.extend(shard);
         }
         Ok(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))
@@ -159,6 +167,10 @@ impl Config {
         if let Some(other) = json["hidden_act"].as_str().filter(|act| *act != activation) {
             bail!("`hidden_act`: {architecture} is known here with {activation}, not {other}");
         }
+        ensure!(
+            json["quantization_config"].is_null(),
+            "`quantization_config`: quantised weights cannot be used; take the checkpoint they were made from"
+        );
         let star_coder2 = family == Family::StarCoder2;
         let use_bias = flag(json, "use_bias", true)?;
         let hidden = size(json, "hidden_size", None)?;

@@ -17,14 +17,14 @@
 use std::iter::zip;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use indicatif::ProgressBar;
+use anyhow::{Context, Result, ensure};
 use pie_rope::{ModelRope, Plan, Rope, Rotations};
 
 use crate::backend::Backend;
 use crate::cache::Cache;
 use crate::model::Decoder;
-use crate::text::Text;
+use crate::progress::Progress;
+use crate::text::{Line, Text};
 
 /// Tokens encoded in one pass: bounds the memory that attention scores take.
 const CHUNK: usize = 512;
@@ -79,16 +79,17 @@ pub(crate) struct Outcome {
     pub(crate) encode_ms: f64,
     /// KL divergence of the next-token distribution from full recomputation's, in nats.
     pub(crate) divergence: f64,
-    /// The same, as a mean over the tokens of the line that full recomputation predicts, each after
-    /// the same line so far.
+    /// The same, as a mean over the tokens of the line that full recomputation predicts, the one that
+    /// ends it included, each after the same line so far.
     pub(crate) line_divergence: f64,
     /// Whether the most probable next token is full recomputation's.
     pub(crate) same_choice: bool,
-    /// Of the tokens of that line, the fraction that is this way's first choice too.
+    /// Of the tokens of that line, its end included, the fraction that is this way's first choice too.
     pub(crate) agreement: f64,
-    /// Whether the line that this way predicts by itself is full recomputation's.
+    /// Whether the line that this way predicts by itself is full recomputation's, its end included. But for
+    /// rounding it is exactly where all tokens agree.
     pub(crate) same_line: bool,
-    /// The line that this way predicts, greedily, by itself.
+    /// The line that this way predicts, greedily, by itself: as it is shown.
     pub(crate) line: String,
 }
 
@@ -147,7 +148,7 @@ impl Engine {
         &self,
         cache: &mut Cache,
         tokens: &[u32],
-        progress: &ProgressBar,
+        progress: &Progress,
     ) -> Result<()> {
         cache.truncate(0);
         let rows: Vec<usize> = (0..tokens.len()).collect();
@@ -163,12 +164,12 @@ impl Engine {
         work: &mut Cache,
         old: &[u32],
         new: &[u32],
-        progress: &ProgressBar,
+        progress: &Progress,
     ) -> Result<Comparison> {
         let full = self.median(Way::Full, base, work, old, new, progress)?;
         let line = self.predict_line(work, &full.logits)?;
         let reference = Reference {
-            logits: self.logits_along(work, &full.logits, &line)?,
+            logits: self.logits_along(work, &full.logits, &line.tokens)?,
             line,
         };
         let full = self.judge(Way::Full, full, work, &reference)?;
@@ -190,7 +191,7 @@ impl Engine {
         work: &mut Cache,
         old: &[u32],
         new: &[u32],
-        progress: &ProgressBar,
+        progress: &Progress,
     ) -> Result<Run> {
         let mut runs = (0..self.repeat)
             .map(|_| self.run(way, base, work, old, new, progress))
@@ -208,7 +209,7 @@ impl Engine {
         work: &mut Cache,
         old: &[u32],
         new: &[u32],
-        progress: &ProgressBar,
+        progress: &Progress,
     ) -> Result<Run> {
         work.copy_from(base)?;
         let start = Instant::now();
@@ -246,16 +247,18 @@ impl Engine {
         cache: &mut Cache,
         tokens: &[u32],
         rows: &[usize],
-        progress: &ProgressBar,
+        progress: &Progress,
     ) -> Result<Vec<f32>> {
         let mut last = None;
         for (tokens, rows) in tokens.chunks(CHUNK).zip(rows.chunks(CHUNK)) {
             let hidden = self.decoder.encode(cache, tokens, rows, &positions(rows))?;
             last = Some(hidden.narrow(0, tokens.len() - 1, 1)?);
-            progress.inc(tokens.len() as u64);
+            progress.add(tokens.len());
         }
         let last = last.context("no tokens to encode")?;
-        Ok(self.decoder.logits(&last)?.squeeze(0)?.to_vec1()?)
+        let logits = self.decoder.logits(&last)?.squeeze(0)?.to_vec1()?;
+        numbers(&logits)?;
+        Ok(logits)
     }
 
     /// The rest of `run`, whose cache is `work`: what it predicts, against full recomputation.
@@ -266,14 +269,8 @@ impl Engine {
         work: &mut Cache,
         reference: &Reference,
     ) -> Result<Outcome> {
-        let logits = self.logits_along(work, &run.logits, &reference.line)?;
-        let length = reference.line.len() as f64;
-        let divergences: Vec<f64> = zip(&reference.logits, &logits)
-            .map(|(reference, logits)| divergence(reference, logits))
-            .collect();
-        let agreeing = zip(&reference.line, &logits)
-            .filter(|(token, logits)| **token == first_choice(logits))
-            .count();
+        let logits = self.logits_along(work, &run.logits, &reference.line.tokens)?;
+        let divergences = divergences(&reference.logits, &logits)?;
         let line = self.predict_line(work, &run.logits)?;
         Ok(Outcome {
             way,
@@ -281,36 +278,29 @@ impl Engine {
             turn_ms: run.turn_ms,
             encode_ms: run.encode_ms,
             divergence: divergences[0],
-            line_divergence: divergences.iter().sum::<f64>() / length,
-            same_choice: first_choice(&run.logits) == reference.line[0],
-            agreement: agreeing as f64 / length,
+            line_divergence: divergences.iter().sum::<f64>() / divergences.len() as f64,
+            same_choice: first_choice(&run.logits) == reference.line.tokens[0],
+            agreement: agreement(&reference.line.tokens, &logits)?,
             same_line: line == reference.line,
-            line: self.text.decode(&line)?,
+            line: self.text.show(&line)?,
         })
     }
 
     /// The next line by greedy decoding, from a cache and the logits of its last token: up to the
-    /// token that ends it, which is left out unless it is the first. Leaves the cache as it was.
-    fn predict_line(&self, cache: &mut Cache, logits: &[f32]) -> Result<Vec<u32>> {
+    /// token that ends it, and with that. Leaves the cache as it was.
+    fn predict_line(&self, cache: &mut Cache, logits: &[f32]) -> Result<Line> {
         let end = cache.positions().len();
-        let mut line = vec![first_choice(logits)];
-        let mut ended = self.text.ends_line(&[], line[0])?;
-        while !ended && line.len() < self.line {
-            let row = end + line.len() - 1;
-            let logits = self.encode_rows(
-                cache,
-                &line[line.len() - 1..],
-                &[row],
-                &ProgressBar::hidden(),
-            )?;
-            let token = first_choice(&logits);
-            ended = self.text.ends_line(&line, token)?;
-            if !ended {
-                line.push(token);
-            }
+        let mut tokens = vec![first_choice(logits)];
+        let mut stop = self.text.stop(&tokens)?;
+        while stop.is_none() && tokens.len() < self.line {
+            let row = end + tokens.len() - 1;
+            let last = &tokens[tokens.len() - 1..];
+            let logits = self.encode_rows(cache, last, &[row], &Progress::Hidden)?;
+            tokens.push(first_choice(&logits));
+            stop = self.text.stop(&tokens)?;
         }
         cache.truncate(end);
-        Ok(line)
+        Ok(Line { tokens, stop })
     }
 
     /// The logits for each token of `line`, each after the line so far. `logits` are those of the
@@ -332,6 +322,7 @@ impl Engine {
             all.extend(self.decoder.logits(&hidden)?.to_vec2()?);
             cache.truncate(end);
         }
+        all.iter().try_for_each(|logits| numbers(logits))?;
         Ok(all)
     }
 }
@@ -349,7 +340,7 @@ impl Run {
 
 /// What full recomputation predicts.
 struct Reference {
-    line: Vec<u32>,
+    line: Line,
     /// The logits from which each token of the line was chosen.
     logits: Vec<Vec<f32>>,
 }
@@ -367,20 +358,57 @@ fn rows_to_encode(plan: &Plan) -> Vec<usize> {
     rows
 }
 
+/// Refuses what could not be compared.
+fn numbers(logits: &[f32]) -> Result<()> {
+    ensure!(
+        !logits.is_empty() && logits.iter().all(|logit| !logit.is_nan()),
+        "the model predicts nothing: its logits are not numbers"
+    );
+    Ok(())
+}
+
 /// The index of the largest logit.
 fn first_choice(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.map_or(0, |(token, _)| token as u32)
 }
 
-/// The Kullback-Leibler divergence, in nats, of the distribution of `logits` from that of
-/// `reference`: the sum of p_ref · (ln p_ref − ln p).
-pub(crate) fn divergence(reference: &[f32], logits: &[f32]) -> f64 {
-    let (p, q) = (log_softmax(reference), log_softmax(logits));
-    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+/// Of the tokens of `line`, the fraction that is the first choice by `logits`, of which there are as many.
+pub(crate) fn agreement(line: &[u32], logits: &[Vec<f32>]) -> Result<f64> {
+    same_length("tokens and their logits", line.len(), logits.len())?;
+    logits.iter().try_for_each(|logits| numbers(logits))?;
+    let chosen = logits.iter().map(|logits| first_choice(logits));
+    let agreeing = zip(line, chosen).filter(|(token, choice)| *token == choice);
+    Ok(agreeing.count() as f64 / line.len() as f64)
 }
 
-/// Natural logarithms of the probabilities, in f64.
+/// The [`divergence`] at each token of a line.
+pub(crate) fn divergences(reference: &[Vec<f32>], logits: &[Vec<f32>]) -> Result<Vec<f64>> {
+    same_length("logits along the line", reference.len(), logits.len())?;
+    let pairs = zip(reference, logits);
+    pairs.map(|(p, q)| divergence(p, q)).collect()
+}
+
+/// The Kullback-Leibler divergence, in nats, of the distribution of `logits` from that of
+/// `reference`: the sum of p_ref · (ln p_ref − ln p).
+pub(crate) fn divergence(reference: &[f32], logits: &[f32]) -> Result<f64> {
+    same_length("logits", reference.len(), logits.len())?;
+    numbers(reference)?;
+    numbers(logits)?;
+    let (p, q) = (log_softmax(reference), log_softmax(logits));
+    Ok(zip(&p, &q).map(|(p, q)| p.exp() * (p - q)).sum())
+}
+
+/// What is compared pair by pair has to have pairs.
+fn same_length(what: &str, reference: usize, found: usize) -> Result<()> {
+    ensure!(
+        reference == found && found > 0,
+        "{what}: {reference} cannot be compared with {found}"
+    );
+    Ok(())
+}
+
+/// Natural logarithms of the probabilities, in f64. A NaN among the logits makes all of them NaN.
 pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let logits = logits.iter().map(|&logit| f64::from(logit));
     let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);

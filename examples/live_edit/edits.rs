@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use pie_rope::Edit;
 
 /// A file and what is done to it, one edit at a time, always from the same start.
@@ -45,7 +45,7 @@ impl fmt::Display for Kind {
 
 /// The files and edits that come with the example.
 pub(crate) fn shipped() -> Result<Vec<Document>> {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/live_edit/data");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
     let files = entries(&data)?.into_iter().filter(|path| path.is_file());
     files
         .map(|file| diffed(&file, &entries(&file.with_extension(""))?))
@@ -58,7 +58,7 @@ pub(crate) fn diffed(file: &Path, diffs: &[PathBuf]) -> Result<Document> {
     let edits = diffs.iter().map(|diff| {
         let edited = apply(&text, &read(diff)?)
             .with_context(|| format!("{} on {}", diff.display(), file.display()))?;
-        Edited::new(diff, &text, edited)
+        Edited::new(diff, file, &text, edited)
     });
     Ok(Document {
         name: name(file.file_name()),
@@ -69,18 +69,42 @@ pub(crate) fn diffed(file: &Path, diffs: &[PathBuf]) -> Result<Document> {
 
 /// The one edit that makes `new` of `old`.
 pub(crate) fn difference(old: &Path, new: &Path) -> Result<Document> {
-    let text = read(old)?;
+    let (text, edited) = (read(old)?, read(new)?);
+    let ends = (line_end(&text), line_end(&edited));
+    if let (Some(before), Some(after)) = ends {
+        ensure!(
+            before == after,
+            "lines end in {before} in {} and in {after} in {}: every line differs. Convert one of them",
+            old.display(),
+            new.display()
+        );
+    }
     Ok(Document {
         name: name(old.file_name()),
-        edits: vec![Edited::new(new, &text, read(new)?)?],
+        edits: vec![Edited::new(new, old, &text, edited)?],
         text,
     })
 }
 
 impl Edited {
-    fn new(source: &Path, old: &str, text: String) -> Result<Edited> {
-        let kind = Kind::between(old.trim_end(), text.trim_end())
-            .with_context(|| format!("{} changes nothing above the cursor", source.display()))?;
+    /// `old`, the text of `file`, became `text` by what is in `source`.
+    fn new(source: &Path, file: &Path, old: &str, text: String) -> Result<Edited> {
+        let (source_name, file) = (source.display(), file.display());
+        ensure!(
+            !old.trim_end().is_empty(),
+            "{file}: no text, so there is nothing to edit"
+        );
+        ensure!(
+            !text.trim_end().is_empty(),
+            "{source_name}: leaves no text, so there is nothing to predict from"
+        );
+        let kind = Kind::between(old.trim_end(), text.trim_end()).with_context(|| {
+            let what = match old == text {
+                true => "nothing",
+                false => "only white space at the end, which is behind the cursor,",
+            };
+            format!("{source_name}: changes {what} in {file}")
+        })?;
         Ok(Edited {
             name: name(source.file_stem()),
             kind,
@@ -89,8 +113,29 @@ impl Edited {
     }
 }
 
+/// How all lines end; `None`: some in one way and some in another, or there is but one.
+fn line_end(text: &str) -> Option<&'static str> {
+    let lines = text.matches('\n').count();
+    match text.matches("\r\n").count() {
+        _ if lines == 0 => None,
+        0 => Some("LF"),
+        all if all == lines => Some("CR LF"),
+        _ => None,
+    }
+}
+
+/// Lines without the LF that ends each; a CR before it belongs to the line.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n')
+        .map(|line| line.strip_suffix('\n').unwrap_or(line))
+}
+
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("{}", path.display()))
+    let bytes = fs::read(path).with_context(|| format!("{}", path.display()))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow!("{}: not text in UTF-8, at byte {at}", path.display())
+    })
 }
 
 fn name(part: Option<&OsStr>) -> String {
@@ -110,15 +155,24 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 /// Applies a unified diff of one file. Context and removed lines must be exactly where the diff
 /// says: what is replayed is what was recorded.
 pub(crate) fn apply(text: &str, diff: &str) -> Result<String> {
-    let old: Vec<&str> = text.lines().collect();
+    ensure!(!diff.trim().is_empty(), "the diff is empty");
+    let old: Vec<&str> = lines(text).collect();
     let mut new: Vec<&str> = Vec::new();
     let mut done = 0;
-    let mut lines = diff.lines().zip(1..);
+    let mut hunks = 0;
+    let mut files = 0;
+    let mut lines = lines(diff).zip(1..);
     while let Some((header, number)) = lines.next() {
+        // Between hunks stand names, and whatever else.
+        files += usize::from(header.starts_with("+++ "));
+        ensure!(
+            files <= 1,
+            "line {number} of the diff: it is of several files, and must be of one: {header}"
+        );
         let Some(ranges) = header.strip_prefix("@@ -") else {
-            // File names and whatever else stands between hunks.
             continue;
         };
+        hunks += 1;
         let hunk = Hunk::parse(ranges)
             .with_context(|| format!("line {number} of the diff: not a hunk header: {header}"))?;
         ensure!(
@@ -131,7 +185,10 @@ pub(crate) fn apply(text: &str, diff: &str) -> Result<String> {
         while old_lines > 0 || new_lines > 0 {
             let (line, number) = lines.next().context("the diff ends inside a hunk")?;
             // Some tools strip the blank of an empty context line.
-            let (mark, body) = line.split_at_checked(1).unwrap_or((" ", ""));
+            let (mark, body) = match line {
+                "" | "\r" => (" ", line),
+                line => line.split_at_checked(1).unwrap_or((line, "")),
+            };
             let (in_old, in_new) = match mark {
                 " " => (1, 1),
                 "-" => (1, 0),
@@ -144,12 +201,7 @@ pub(crate) fn apply(text: &str, diff: &str) -> Result<String> {
                 "line {number} of the diff: more lines than the hunk header says"
             );
             if in_old == 1 {
-                let found = old.get(done).copied();
-                ensure!(
-                    found == Some(body),
-                    "line {number} of the diff: line {} of the file is {found:?}, not {body:?}",
-                    done + 1
-                );
+                expect(old.get(done).copied(), done + 1, body, number)?;
                 done += 1;
             }
             if in_new == 1 {
@@ -159,8 +211,32 @@ pub(crate) fn apply(text: &str, diff: &str) -> Result<String> {
             new_lines -= in_new;
         }
     }
+    ensure!(
+        hunks > 0,
+        "not a unified diff, as `diff -u` and `git diff` write it: no line begins with `@@ -`"
+    );
     new.extend(&old[done..]);
     Ok(new.join("\n") + "\n")
+}
+
+/// Line `row` of the file, counted from 1, has to be what line `number` of the diff says.
+fn expect(found: Option<&str>, row: usize, body: &str, number: i32) -> Result<()> {
+    let Some(found) = found else {
+        bail!("line {number} of the diff: the file has no line {row}, which would be {body:?}");
+    };
+    let end = |line: &str| if line.ends_with('\r') { "CR LF" } else { "LF" };
+    let bare = |line: &str| line.strip_suffix('\r').unwrap_or(line).to_owned();
+    ensure!(
+        found == body || bare(found) != bare(body),
+        "line {number} of the diff ends in {}, and line {row} of the file in {}: convert one of them",
+        end(body),
+        end(found)
+    );
+    ensure!(
+        found == body,
+        "line {number} of the diff: line {row} of the file is {found:?}, not {body:?}"
+    );
+    Ok(())
 }
 
 /// Where a hunk begins in the old file, counted from 0, and how many lines it spans on each side.
@@ -198,8 +274,8 @@ impl Kind {
     fn between(old: &str, new: &str) -> Option<Kind> {
         let mut ids = HashMap::new();
         let mut number = |text: &'_ str| -> Vec<u32> {
-            let lines = text.lines().map(str::to_owned);
-            lines
+            lines(text)
+                .map(str::to_owned)
                 .map(|line| {
                     let next = ids.len() as u32;
                     *ids.entry(line).or_insert(next)

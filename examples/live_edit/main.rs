@@ -1,9 +1,9 @@
-//! Edit a file under a code model without encoding it again: `cargo run --release --features candle
-//! --example live_edit`, `--help` for the rest.
+//! Edit a file under a code model without encoding it again: `cargo run --release -p live_edit`, `--help` for
+//! the rest.
 //!
 //! `cache` is what an engine has to do, and `compare` what it gains. `model` is the decoder that
 //! stands for the engine's, `checkpoint` and `text` read a published model, `edits` finds what is
-//! to be replayed, `report` prints.
+//! to be replayed, `progress` and `report` print.
 
 mod args;
 mod backend;
@@ -12,15 +12,15 @@ mod checkpoint;
 mod compare;
 mod edits;
 mod model;
+mod progress;
 mod report;
 mod text;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use pie_rope::{Candle, Cpu};
 
 use crate::args::{Args, BackendName};
@@ -29,20 +29,35 @@ use crate::checkpoint::Checkpoint;
 use crate::compare::{Comparison, Engine};
 use crate::edits::{Document, Kind};
 use crate::model::Decoder;
+use crate::progress::Progress;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let set = |name: &str, value: &str| {
+        // SAFETY: no other thread exists yet that could read the environment.
+        unsafe { std::env::set_var(name, value) }
+    };
     // candle reads its number of threads from the environment at every matrix product, and where
     // it is not set, looks through the system's list of cores each time: 0.1 ms and more.
-    // SAFETY: no other thread exists yet that could read the environment.
-    unsafe { std::env::set_var("RAYON_NUM_THREADS", args.threads().to_string()) };
+    set("RAYON_NUM_THREADS", &args.threads().to_string());
+    // candle puts a backtrace into the text of its errors where RUST_BACKTRACE asks panics for one.
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        set("RUST_LIB_BACKTRACE", "0");
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough: `live_edit | head`.
+        Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("live_edit: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -60,14 +75,15 @@ fn run(args: &Args) -> Result<()> {
     let documents = documents
         .iter()
         .map(|document| Tokenized::new(document, &text))
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<Vec<_>>>()
+        .with_context(|| format!("{}", args.model.display()))?;
     let longest = documents.iter().map(Tokenized::longest).max().unwrap_or(0);
     let capacity = longest + args.line as usize;
 
-    let loading = ProgressBar::new_spinner().with_message("loading the model");
-    loading.enable_steady_tick(Duration::from_millis(100));
-    let decoder = Decoder::load(&checkpoint, capacity)?;
-    loading.finish_and_clear();
+    let loading = Progress::busy(&format!("loading {}", checkpoint.name()));
+    let decoder = Decoder::load(&checkpoint, capacity)
+        .with_context(|| format!("{}", args.model.display()))?;
+    drop(loading);
 
     let config = decoder.config();
     if longest > config.positions {
@@ -76,7 +92,9 @@ fn run(args: &Args) -> Result<()> {
             config.positions
         );
     }
-    println!(
+    let mut out = io::stdout();
+    writeln!(
+        out,
         "{}: {} layers, {} key/value heads of {} dimensions, {} cache, {} threads\n",
         checkpoint.name(),
         config.layers,
@@ -84,23 +102,22 @@ fn run(args: &Args) -> Result<()> {
         config.head_dim,
         args.dtype,
         args.threads()
-    );
+    )?;
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(device) = &backend {
-        println!("keys turn on {}\n", device.name()?);
+        writeln!(out, "keys turn on {}\n", device.name()?)?;
     }
     #[cfg(feature = "wgpu")]
     if let Backend::Wgpu(adapter) = &backend {
-        println!("keys turn on {}\n", adapter.name());
+        writeln!(out, "keys turn on {}\n", adapter.name())?;
     }
     let (repeat, line) = (args.repeat as usize, args.line as usize);
     let engine = Engine::new(decoder, text, backend, repeat, line)?;
     let results = replay(&engine, args, &documents, capacity)?;
     if results.len() > 1 {
-        println!("{}", report::summary(&results));
+        writeln!(out, "{}", report::summary(&results))?;
     }
-    print!("{}", report::LEGEND);
-    Ok(())
+    Ok(write!(out, "{}", report::LEGEND)?)
 }
 
 /// The backend that is asked for.
@@ -114,13 +131,13 @@ fn backend(args: &Args) -> Result<Backend> {
         BackendName::Cuda => Ok(Backend::Cuda(backend::Device::open()?)),
         #[cfg(not(feature = "cuda"))]
         BackendName::Cuda => anyhow::bail!(
-            "this build has no CUDA backend: cargo run --release --features candle,cuda --example live_edit"
+            "this build has no CUDA backend: cargo run --release -p live_edit --features cuda"
         ),
         #[cfg(feature = "wgpu")]
         BackendName::Wgpu => Ok(Backend::Wgpu(backend::Adapter::open()?)),
         #[cfg(not(feature = "wgpu"))]
         BackendName::Wgpu => anyhow::bail!(
-            "this build has no wgpu backend: cargo run --release --features candle,wgpu --example live_edit"
+            "this build has no wgpu backend: cargo run --release -p live_edit --features wgpu"
         ),
     }
 }
@@ -133,11 +150,7 @@ fn replay(
     capacity: usize,
 ) -> Result<Vec<(Kind, Comparison)>> {
     let total = documents.iter().map(|d| d.to_encode(args.repeat)).sum();
-    // Drawn on standard error, and only if that is a terminal.
-    let progress = ProgressBar::new(total).with_style(
-        ProgressStyle::with_template("{bar:40} {pos} of about {len} tokens, {eta} left")
-            .context("progress bar")?,
-    );
+    let progress = Progress::new(total)?;
     let mut base = engine.decoder().cache(capacity, args.dtype.into())?;
     let mut work = engine.decoder().cache(capacity, args.dtype.into())?;
     let mut results = Vec::new();
@@ -152,11 +165,10 @@ fn replay(
             let comparison = engine.compare(&base, &mut work, old, new, &progress)?;
             let name = format!("{}: {}", document.name, edit.name);
             let table = report::edit(&name, edit.kind, &comparison);
-            progress.suspend(|| println!("{table}"));
+            progress.print(&format!("{table}\n"))?;
             results.push((edit.kind, comparison));
         }
     }
-    progress.finish_and_clear();
     Ok(results)
 }
 

@@ -7,34 +7,46 @@ use pie_rope::Plan;
 use crate::compare::{Comparison, Outcome, Way};
 use crate::edits::Kind;
 
-/// Characters of a predicted line that are shown.
-const LINE_WIDTH: usize = 40;
-
-/// The heading of an edit and its table.
+/// The heading of an edit, its table, and what each way predicts.
 pub(crate) fn edit(name: &str, kind: Kind, comparison: &Comparison) -> String {
     let mut out = format!("{name} ({kind}): {}\n", describe(&comparison.plan));
-    out += "            encoded encode ms  turn ms speed-up  KL next  KL line agrees  next line\n";
+    out +=
+        "            encoded encode ms  turn ms speed-up  KL next  KL line choice agrees  line\n";
     for outcome in &comparison.outcomes {
         let Outcome { way, encoded, .. } = *outcome;
         let way_name = way.name();
         let encode_ms = outcome.encode_ms;
-        let line = quote(&outcome.line);
         out += &match way {
             Way::Full => format!(
-                "  {way_name:<9} {encoded:>7} {encode_ms:>9.1} {:>8} {:>8} {:>8} {:>8} {:>6}  {line}\n",
-                "-", "-", "-", "-", "-",
+                "  {way_name:<9} {encoded:>7} {encode_ms:>9.1} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>5}\n",
+                "-", "-", "-", "-", "-", "-", "-",
             ),
             Way::Conflict | Way::Pie => format!(
-                "  {way_name:<9} {encoded:>7} {encode_ms:>9.1} {:>8.2} {:>6.1} x {:>8.1e} {:>8.1e} {:>4.0} %  {line}\n",
+                "  {way_name:<9} {encoded:>7} {encode_ms:>9.1} {:>8.2} {:>6.1} x {:>8.1e} {:>8.1e} {:>6} {:>4.0} % {:>5}\n",
                 outcome.turn_ms,
                 comparison.speed_up(way),
                 outcome.divergence,
                 outcome.line_divergence,
-                100.0 * outcome.agreement,
+                same(outcome.same_choice),
+                percent(outcome.agreement),
+                same(outcome.same_line),
             ),
         };
     }
+    out += "  next line\n";
+    let full = comparison.outcome(Way::Full);
+    for outcome in &comparison.outcomes {
+        let line = match outcome.way != Way::Full && outcome.line == full.line {
+            true => "the same",
+            false => &outcome.line,
+        };
+        out += &format!("  {:<9} {line}\n", outcome.way.name());
+    }
     out
+}
+
+fn same(same: bool) -> &'static str {
+    if same { "same" } else { "other" }
 }
 
 /// What an edit does to the cache.
@@ -59,12 +71,13 @@ fn describe(plan: &Plan) -> String {
     )
 }
 
-/// A line as it is shown: without white space around it, and not too long.
-fn quote(line: &str) -> String {
-    let line = line.trim();
-    match line.char_indices().nth(LINE_WIDTH) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line.to_owned(),
+/// Of a hundred. What is not all is not rounded up to all.
+pub(crate) fn percent(fraction: f64) -> f64 {
+    let percent = (100.0 * fraction).round();
+    if fraction < 1.0 {
+        percent.min(99.0)
+    } else {
+        percent
     }
 }
 
@@ -75,8 +88,8 @@ pub(crate) fn summary(results: &[(Kind, Comparison)]) -> String {
         kinds.entry(*kind).or_default().push(comparison);
     }
     let mut out = String::from(
-        "                                   KL next           KL line      first          same  speed-\n\
-         kind            edits         mean   median     mean   median   choice agrees  line      up\n",
+        "                                   KL next           KL line      same            same  speed-\n\
+         kind            edits         mean   median     mean   median  choice  agrees  line      up\n",
     );
     for (kind, comparisons) in kinds {
         for way in [Way::Conflict, Way::Pie] {
@@ -85,7 +98,7 @@ pub(crate) fn summary(results: &[(Kind, Comparison)]) -> String {
             };
             let next = values(|o| o.divergence);
             let line = values(|o| o.line_divergence);
-            let percent = |value: fn(&Outcome) -> f64| 100.0 * mean(&values(value));
+            let percent = |value: fn(&Outcome) -> f64| percent(mean(&values(value)));
             out += &format!(
                 "{kind:<15} {:>5} {:<8} {:>8.1e} {:>8.1e} {:>8.1e} {:>8.1e} {:>6.0} % {:>4.0} % {:>3.0} % {:>5.1} x\n",
                 comparisons.len(),
@@ -113,8 +126,13 @@ encoded   tokens that went through the model; the last one of the file always do
           logits are the prediction
 turn ms   finding the edited tokens, then moving and turning the rest of the cache
 KL next   divergence, in nats, of the next-token distribution from full recomputation's
-KL line   the same, over the tokens of the line that full recomputation predicts: their mean
-agrees    how many tokens of that line are this way's first choice too, given the line so far
+KL line   the same, over the tokens of the line that full recomputation predicts, the token that
+          ends it included: their mean
+choice    whether the most probable next token is full recomputation's
+agrees    how many tokens of that line, its end included, are this way's first choice too, given
+          the line so far
+line      whether the line that this way predicts by itself is full recomputation's, its end
+          included; each is shown whole, with its white space
 ";
 
 fn mean(values: &[f64]) -> f64 {

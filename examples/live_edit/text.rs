@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -12,6 +12,25 @@ pub(crate) struct Text {
     /// Put before every document, where the tokenizer does not do so itself.
     bos: Option<u32>,
     eos: Vec<u32>,
+    /// The model's tokens are below this.
+    vocabulary: u64,
+}
+
+/// A predicted line: its tokens, the one that ends it included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) tokens: Vec<u32>,
+    /// How it ends; `None`: it is longer than was asked for.
+    pub(crate) stop: Option<Stop>,
+}
+
+/// What ends a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// A line break after something visible.
+    Break,
+    /// The end of the document.
+    End,
 }
 
 impl Text {
@@ -27,6 +46,7 @@ impl Text {
             tokenizer,
             bos: bos.filter(|_| !no_bos),
             eos: ids(&config["eos_token_id"]),
+            vocabulary: config["vocab_size"].as_u64().unwrap_or(u64::MAX),
         })
     }
 
@@ -44,6 +64,15 @@ impl Text {
         {
             tokens.insert(0, bos);
         }
+        let beyond = tokens
+            .iter()
+            .find(|&&token| u64::from(token) >= self.vocabulary);
+        ensure!(
+            beyond.is_none(),
+            "the tokenizer is not this model's: the text has token {}, the vocabulary is of {}",
+            beyond.unwrap_or(&0),
+            self.vocabulary
+        );
         Ok(tokens)
     }
 
@@ -53,14 +82,24 @@ impl Text {
             .map_err(|e| anyhow!("tokenizer: {e}"))
     }
 
-    /// Whether `token`, generated behind `line`, ends the line: it ends the document, or brings a
-    /// line break after something visible.
-    pub(crate) fn ends_line(&self, line: &[u32], token: u32) -> Result<bool> {
-        if self.eos.contains(&token) {
-            return Ok(true);
+    /// What the last of some generated tokens ends, if it ends the line.
+    pub(crate) fn stop(&self, tokens: &[u32]) -> Result<Option<Stop>> {
+        if tokens.last().is_some_and(|token| self.eos.contains(token)) {
+            return Ok(Some(Stop::End));
         }
-        let longer = self.decode(&[line, &[token]].concat())?;
-        Ok(longer.trim_start().contains('\n'))
+        let broken = self.decode(tokens)?.trim_start().contains('\n');
+        Ok(broken.then_some(Stop::Break))
+    }
+
+    /// A line as it is shown: whole, quoted, with its white space and its end. One that has nothing to show
+    /// shows that.
+    pub(crate) fn show(&self, line: &Line) -> Result<String> {
+        let end = match line.stop {
+            Some(Stop::Break) => "",
+            Some(Stop::End) => " and the end of the text",
+            None => " and more",
+        };
+        Ok(format!("{:?}{end}", self.decode(&line.tokens)?))
     }
 }
 

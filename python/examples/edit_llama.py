@@ -56,7 +56,7 @@ def compare(model, old, new):
     def edited():
         cache = encoded(old)
         start = time.perf_counter()
-        spans = edit_cache(cache, model.config, Plan.from_tokens(old, new))
+        spans = edit_cache(cache, model, Plan.from_tokens(old, new))
         logits = encode_spans(model, cache, new, spans).logits[0, -1]
         return time.perf_counter() - start, spans, logits
 

@@ -213,7 +213,8 @@ impl Plan {
         Plan::made(py.detach(|| core::Plan::from_tokens(&old, &new)))
     }
 
-    /// Rows stay where they are; row ``i`` goes from position ``old[i]`` to ``new[i]``.
+    /// Rows stay where they are; row ``i`` goes from position ``old[i]`` to ``new[i]``. Where both are negative, it is left
+    /// alone: free, or another sequence's.
     #[staticmethod]
     fn from_positions(old: &Bound<'_, PyAny>, new: &Bound<'_, PyAny>) -> PyResult<Plan> {
         Plan::made(core::Plan::from_positions(

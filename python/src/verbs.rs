@@ -27,12 +27,13 @@ pub(crate) fn rotate(
     run(&call, &rotations.0, &cache, &cache, Verb::Rotate)
 }
 
-/// Move rows inside their buffers and turn keys on the way; values move along.
+/// Move rows inside their buffers and turn keys on the way; values move along. ``None`` says that there are none, as in a
+/// latent attention: values that are merely left out would stay behind.
 ///
 /// See the module's documentation for tensors, layouts, block tables, streams and workspaces.
 #[pyfunction]
 #[pyo3(signature = (
-    rotations, keys, values=None, *, layout="bhsd", values_layout=None, block_table=None, stream=None, workspace=None
+    rotations, keys, values, *, layout="bhsd", values_layout=None, block_table=None, stream=None, workspace=None
 ))]
 #[allow(clippy::too_many_arguments, reason = "they are keywords in Python")]
 pub(crate) fn splice(
@@ -51,11 +52,12 @@ pub(crate) fn splice(
 }
 
 /// Copy every row that the plan keeps to other tensors, or to other pages of the same ones, and turn keys on the way.
+/// ``None`` says that there are no values.
 ///
 /// See the module's documentation for tensors, layouts, block tables, streams and workspaces.
 #[pyfunction]
 #[pyo3(signature = (
-    rotations, src_keys, dst_keys, src_values=None, dst_values=None, *, layout="bhsd", values_layout=None,
+    rotations, src_keys, dst_keys, src_values, dst_values, *, layout="bhsd", values_layout=None,
     dst_layout=None, dst_values_layout=None, block_table=None, dst_block_table=None, stream=None, workspace=None
 ))]
 #[allow(clippy::too_many_arguments, reason = "they are keywords in Python")]

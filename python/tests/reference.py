@@ -34,13 +34,11 @@ UNITS = {"float32": (1.708, 23), "float16": (0.5003, 10), "bfloat16": (0.5001, 7
 
 
 def assert_close(got, want, rope, element):
-    """Keys, [..., dim] in float64, beside what they should be; NaN where nothing is expected."""
-    filled = ~np.isnan(want).any(-1)
-    assert filled.any()
-    got, want = got[filled], want[filled]
+    """Keys, [..., dim] in float64, beside what they should be; whole rows of NaN where nothing is expected."""
+    got, want, rows = _expected(got, want)
     window = np.zeros(want.shape[-1], bool)
     window[rope.offset : rope.offset + rope.rotary_dim] = True
-    assert (got[..., ~window] == want[..., ~window]).all()
+    _all("what does not turn", got == want, got, want, rows, ~window)
 
     def pairs(keys):
         keys = keys[..., window]
@@ -48,7 +46,43 @@ def assert_close(got, want, rope, element):
 
     units, digits = UNITS[element]
     radius = np.hypot(*pairs(want))
-    assert radius.max() > 0.1
+    assert radius.max() > 0.1, "there is nothing to see"
     unit = 2.0 ** (np.floor(np.log2(radius)) - digits)
-    worst = max((np.abs(a - b) / unit).max() for a, b in zip(pairs(got), pairs(want)))
-    assert worst <= units, f"{worst} units of {units}"
+    off = np.zeros(want.shape)
+    # Both halves, each where it lies.
+    where = np.arange(want.shape[-1])[None, :]
+    for one, other, place in zip(pairs(got), pairs(want), pairs(where), strict=True):
+        off[..., place[0]] = np.abs(one - other) / unit
+    # Written so that a NaN is too far.
+    _all(f"more than {units} units", off <= units, got, want, rows, window, off)
+
+
+def assert_same(got, want):
+    """Rows, in float64, that are as they should be to the last bit; whole rows of NaN where nothing is expected."""
+    got, want, rows = _expected(got, want)
+    _all("moved wrongly", got == want, got, want, rows)
+
+
+def _expected(got, want):
+    """The rows of which something is expected, all of a row or nothing, and where they are."""
+    assert got.shape == want.shape, f"{got.shape} are beside {want.shape}"
+    nothing = np.isnan(want)
+    filled = ~nothing.all(-1)
+    assert filled.any(), "nothing is expected"
+    wrong = filled & nothing.any(-1)
+    assert not wrong.any(), f"a NaN is expected in row {np.argwhere(wrong)[0]}, beside numbers"
+    return got[filled], want[filled], np.argwhere(filled)
+
+
+def _all(what, right, got, want, rows, columns=slice(None), off=None):
+    """Says where the first is that is wrong, and both numbers."""
+    wrong = np.zeros(got.shape, bool)
+    wrong[..., columns] = ~right[..., columns]
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        place = ", ".join(map(str, [*rows[row], column]))
+        by = "" if off is None else f", {off[row, column]} units off"
+        raise AssertionError(
+            f"{what}: {wrong.sum()} of {wrong.size}, the first at ({place}): {got[row, column]}, not"
+            f" {want[row, column]}{by}"
+        )

@@ -10,7 +10,8 @@ from transformers.cache_utils import Cache, DynamicLayer  # noqa: E402
 
 import pie_rope  # noqa: E402
 from pie_rope import Edit, ModelRope, Plan, Rope, Rotations  # noqa: E402
-from pie_rope.huggingface import _LATENT, cache_argument, edit_cache, encode_spans, model_rope  # noqa: E402
+from pie_rope.huggingface import cache_argument, edit_cache, encode_spans, model_rope  # noqa: E402
+from pie_rope.huggingface.model import LATENT as LATENT_PAIRINGS  # noqa: E402
 
 VOCABULARY, TOKENS = 97, 60
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4)
@@ -72,8 +73,10 @@ def cached(model, tokens, cache):
 
 
 def same(got, want):
-    """Equal to the rounding of float32: angles of positions below 100, taken in float32, are off by 100 * 2**-24, which
-    is 6e-6, and a hundred products are summed in another order. What has not turned is a thousand times as far."""
+    """Finite, and equal to the rounding of float32: angles of positions below 100, taken in float32, are off by
+    100 * 2**-24, which is 6e-6, and a hundred products are summed in another order. What has not turned is a thousand
+    times as far."""
+    assert want.numel() > 0 and want.isfinite().all()
     torch.testing.assert_close(got, want, rtol=0, atol=2e-5 * float(want.detach().abs().max()))
 
 
@@ -96,7 +99,7 @@ def test_logits_equal_those_of_full_recomputation(model_type, kind, edit):
         want = model(new_tokens).logits[:, -1]
     stale = cached(model, tokens, CACHES[kind](model.config))
 
-    spans = edit_cache(cache, model.config, EDITS[edit])
+    spans = edit_cache(cache, model, EDITS[edit])
     plan = Plan.from_edits(TOKENS, EDITS[edit])
     assert spans == plan.new_spans
     assert int(cache.get_seq_length()) == plan.new_rows == new_tokens.shape[-1]
@@ -106,7 +109,7 @@ def test_logits_equal_those_of_full_recomputation(model_type, kind, edit):
 
     # Every row is that of the text encoded anew, new ones included.
     anew = cached(model, new_tokens, CACHES[kind](model.config))
-    for ours, theirs in zip(cache.layers, anew.layers):
+    for ours, theirs in zip(cache.layers, anew.layers, strict=True):
         for name in ("keys", "values"):
             mine, other = (getattr(layer, name)[:, :, : plan.new_rows] for layer in (ours, theirs))
             same(mine, other)
@@ -142,7 +145,7 @@ def test_frequencies_that_depend_on_the_length(rope_type, rows):
     new_tokens = edited(tokens, edits)
     cache = cached(model, tokens, DynamicCache())
     old = cache.layers[0].keys.clone()
-    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, edits)).logits[:, -1]
+    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model, edits)).logits[:, -1]
     # Another one: under dynamic NTK a model remembers the longest sequence that it has seen.
     fresh = model_of(model_type, **changes)
     anew = cached(fresh, new_tokens, DynamicCache()).layers[0].keys
@@ -158,7 +161,7 @@ def test_frequencies_that_depend_on_the_length(rope_type, rows):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager", "a pass for each span"])
 def test_ways_to_encode_agree(implementation, monkeypatch):
     if implementation.startswith("a pass"):
-        monkeypatch.setattr("pie_rope.huggingface._takes_any_mask", lambda config, rows: False)
+        monkeypatch.setattr("pie_rope.huggingface.preflight.why_apart", lambda config, rows: "it is asked for")
         model = model_of("llama", num_hidden_layers=2)
     else:
         model = model_of("llama", num_hidden_layers=2, attn_implementation=implementation)
@@ -166,11 +169,11 @@ def test_ways_to_encode_agree(implementation, monkeypatch):
     tokens = torch.randint(VOCABULARY, (2, TOKENS))
     new_tokens = edited(tokens, EDITS["several"])
     cache = cached(model, tokens, StaticCache(config=model.config, max_cache_len=80))
-    spans = edit_cache(cache, model.config, EDITS["several"])
+    spans = edit_cache(cache, model, EDITS["several"])
     got = encode_spans(model, cache, new_tokens, spans).logits[:, -1]
     # By hand, token by token, on the same edited cache.
     other = cached(model, tokens, DynamicCache())
-    edit_cache(other, model.config, EDITS["several"])
+    edit_cache(other, model, EDITS["several"])
     rows = [row for span in spans for row in range(span.row, span.row + span.len)] + [new_tokens.shape[-1] - 1]
     for row in rows:
         view = DynamicCache()
@@ -180,10 +183,10 @@ def test_ways_to_encode_agree(implementation, monkeypatch):
             positions = torch.tensor([[row]])
             arguments = {cache_argument(model): view, "position_ids": positions, "use_cache": True}
             want = model(new_tokens[:, row : row + 1], **arguments).logits[:, -1]
-        for layer, one in zip(other.layers, view.layers):
+        for layer, one in zip(other.layers, view.layers, strict=True):
             layer.keys[:, :, row], layer.values[:, :, row] = one.keys[:, :, row], one.values[:, :, row]
     same(got, want)
-    for ours, theirs in zip(cache.layers, other.layers):
+    for ours, theirs in zip(cache.layers, other.layers, strict=True):
         same(ours.keys[:, :, : rows[-1] + 1], theirs.keys)
         same(ours.values[:, :, : rows[-1] + 1], theirs.values)
 
@@ -195,7 +198,7 @@ def test_lengths_say_which_frequencies_keys_have():
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
     new_tokens = edited(tokens, EDITS["deletion"])
     cache = cached(model, tokens, DynamicCache())
-    edit_cache(cache, model.config, EDITS["deletion"], lengths=(TOKENS, TOKENS))
+    edit_cache(cache, model, EDITS["deletion"], lengths=(TOKENS, TOKENS))
     anew = cached(model, new_tokens, DynamicCache())
     same(cache.layers[0].keys, anew.layers[0].keys)
 
@@ -218,7 +221,7 @@ def test_phimoe_keeps_its_short_factors(rows):
     edits = [Edit.insert(3, 2), Edit.replace(20, 22, 6)]
     new_tokens = edited(tokens, edits)
     cache, anew = cached(model, tokens, DynamicCache()), cached(model, new_tokens, DynamicCache())
-    encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, edits))
+    encode_spans(model, cache, new_tokens, edit_cache(cache, model, edits))
     same(cache.layers[0].keys, anew.layers[0].keys)
     assert model_rope(model.config, 60) == model_rope(model.config, 20)
 
@@ -235,13 +238,13 @@ def test_keys_of_another_magnitude_are_refused(monkeypatch):
             "keys of 29 tokens have another magnitude than those of 35",
         )
     assert (cache.layers[0].keys == before).all()
-    edit_cache(cache, model.config, [Edit.insert(5, 3)])
+    edit_cache(cache, model, [Edit.insert(5, 3)])
     # Beyond the switch all passes have to be.
     cache = cached(model, tokens, DynamicCache())
     new_tokens = edited(tokens, [Edit.insert(5, 6)])
-    spans = edit_cache(cache, model.config, [Edit.insert(5, 6)])
+    spans = edit_cache(cache, model, [Edit.insert(5, 6)])
     with monkeypatch.context() as patch:
-        patch.setattr("pie_rope.huggingface._takes_any_mask", lambda config, rows: False)
+        patch.setattr("pie_rope.huggingface.preflight.why_apart", lambda config, rows: "it is asked for")
         refused(
             lambda: encode_spans(model, cache, new_tokens, spans), "a pass that ends at position 10 would take other"
         )
@@ -249,7 +252,7 @@ def test_keys_of_another_magnitude_are_refused(monkeypatch):
     same(got, model(new_tokens).logits[:, -1])
 
 
-@pytest.mark.parametrize("model_type", _LATENT)
+@pytest.mark.parametrize("model_type", LATENT_PAIRINGS)
 def test_latent_attentions_are_turned_in_the_order_in_which_they_are_cached(model_type):
     if model_type not in transformers.CONFIG_MAPPING:
         pytest.skip("this version of transformers does not have it")
@@ -258,7 +261,7 @@ def test_latent_attentions_are_turned_in_the_order_in_which_they_are_cached(mode
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
     new_tokens = edited(tokens, EDITS["several"])
     cache = cached(model, tokens, DynamicCache())
-    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, EDITS["several"])).logits[:, -1]
+    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model, EDITS["several"])).logits[:, -1]
     with torch.no_grad():
         same(got, model(new_tokens).logits[:, -1])
     same(cache.layers[0].values, cached(model, new_tokens, DynamicCache()).layers[0].values)
@@ -273,7 +276,7 @@ def test_what_was_made_in_inference_mode_is_edited_in_it():
         model(tokens, use_cache=True, **{cache_argument(model): cache})
         want = model(new_tokens).logits[:, -1]
     assert cache.layers[0].keys.is_inference()
-    spans = edit_cache(cache, model.config, EDITS["several"])
+    spans = edit_cache(cache, model, EDITS["several"])
     got = encode_spans(model, cache, new_tokens, spans).logits[:, -1]
     same(got, want)
 
@@ -283,11 +286,11 @@ def test_everything_is_deleted_and_something_comes():
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
     for cache in (DynamicCache(), StaticCache(config=model.config, max_cache_len=80)):
         cached(model, tokens, cache)
-        assert edit_cache(cache, model.config, [Edit.delete(0, TOKENS)]) == []
+        assert edit_cache(cache, model, [Edit.delete(0, TOKENS)]) == []
         assert int(cache.get_seq_length()) == 0
         with pytest.raises(ValueError, match="tokens: there are none"):
             encode_spans(model, cache, tokens[:, :0], [])
-        spans = edit_cache(cache, model.config, [Edit.insert(0, 7)])
+        spans = edit_cache(cache, model, [Edit.insert(0, 7)])
         got = encode_spans(model, cache, tokens[:, :7], spans).logits[:, -1]
         with torch.no_grad():
             want = model(tokens[:, :7]).logits[:, -1]
@@ -302,7 +305,7 @@ def test_a_cache_with_a_graph_is_edited_as_well():
     assert cache.layers[0].keys.requires_grad
     other = cached(model, tokens, DynamicCache())
     for each in (cache, other):
-        edit_cache(each, model.config, EDITS["deletion"])
+        edit_cache(each, model, EDITS["deletion"])
     assert (cache.layers[0].keys == other.layers[0].keys).all()
 
 
@@ -311,7 +314,7 @@ def test_generation_goes_on_from_an_edited_cache():
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
     new_tokens = edited(tokens, EDITS["several"])
     cache = cached(model, tokens, DynamicCache())
-    logits = encode_spans(model, cache, new_tokens[0], edit_cache(cache, model.config, EDITS["several"])).logits[:, -1]
+    logits = encode_spans(model, cache, new_tokens[0], edit_cache(cache, model, EDITS["several"])).logits[:, -1]
     for _ in range(5):
         token = logits.argmax(-1, keepdim=True)
         new_tokens = torch.cat([new_tokens, token], -1)
@@ -333,7 +336,7 @@ def test_the_output_has_the_cache_that_was_given(edit, kind):
     caches = []
     for form in ("dictionary", "tuple"):
         cache = cached(model, tokens, CACHES[kind](model.config))
-        spans = edit_cache(cache, model.config, EDITS[edit])
+        spans = edit_cache(cache, model, EDITS[edit])
         output = encode_spans(model, cache, new_tokens, spans, return_dict=form == "dictionary")
         logits, given = output[:2] if form == "tuple" else (output.logits, getattr(output, argument))
         assert given is cache
@@ -354,7 +357,7 @@ def test_a_pass_that_fails_leaves_the_cache_its_layers():
     model = model_of("llama")
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
     cache = cached(model, tokens, DynamicCache())
-    layers, spans = cache.layers, edit_cache(cache, model.config, [])
+    layers, spans = cache.layers, edit_cache(cache, model, [])
     with pytest.raises(TypeError):
         encode_spans(model, cache, tokens, spans, logits_to_keep="all")
     assert cache.layers is layers and type(layers[0]) is DynamicLayer
@@ -374,12 +377,12 @@ def test_generate_goes_on_from_an_edited_cache(model_type, kind, way):
     cache = cached(model, tokens, CACHES[kind](model.config))
     if way == "crop" and not hasattr(cache.layers[0], "crop"):
         pytest.skip("the static caches of this version of transformers have no crop")
-    output = encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, EDITS["several"]))
+    output = encode_spans(model, cache, new_tokens, edit_cache(cache, model, EDITS["several"]))
     rows, encoded = new_tokens.shape[-1], []
     if way == "crop":
         cache.crop(-1)
     elif way == "an edit":
-        assert edit_cache(cache, model.config, [Edit.delete(rows - 1, rows)]) == []
+        assert edit_cache(cache, model, [Edit.delete(rows - 1, rows)]) == []
     else:
         new_tokens = torch.cat([new_tokens, output.logits[:, -1:].argmax(-1)], -1)
         greedy |= dict(max_new_tokens=7, min_new_tokens=7)
@@ -400,7 +403,7 @@ PADDING = [0, 7, 3]
 def test_sequences_with_padding(model_type, kind, edit, monkeypatch):
     """Edited alike behind it, each is as if it were alone."""
     if kind == "a pass for each span":
-        monkeypatch.setattr("pie_rope.huggingface._takes_any_mask", lambda config, rows: False)
+        monkeypatch.setattr("pie_rope.huggingface.preflight.why_apart", lambda config, rows: "it is asked for")
     edits = [Edit(edit.start + 5, edit.stop + 5, edit.inserted) for edit in EDITS[edit]]
     model = model_of(model_type, **({"sliding_window": 40} if kind == "a window" else {}))
     tokens = torch.randint(VOCABULARY, (len(PADDING), TOKENS))
@@ -415,7 +418,7 @@ def test_sequences_with_padding(model_type, kind, edit, monkeypatch):
     with torch.no_grad():
         arguments = {cache_argument(model): cache, "attention_mask": mask, "position_ids": positions}
         model(tokens, use_cache=True, **arguments)
-    spans = edit_cache(cache, model.config, edits)
+    spans = edit_cache(cache, model, edits)
     mask, positions = masked(new_tokens)
     got = encode_spans(model, cache, new_tokens, spans, attention_mask=mask)
     turned = "values" if model_type == "deepseek_v2" else "keys"
@@ -450,7 +453,7 @@ def test_padding_that_is_none_changes_nothing():
         arguments = {cache_argument(model): cache, "attention_mask": mask, "position_ids": positions}
         model(tokens, use_cache=True, **arguments)
         want = model(new_tokens[:, 4:]).logits[:, -1]
-    spans = edit_cache(cache, model.config, edits, lengths=(30, 30))
+    spans = edit_cache(cache, model, edits, lengths=(30, 30))
     same(encode_spans(model, cache, new_tokens, spans, attention_mask=mask).logits[:, -1], want)
 
 
@@ -465,7 +468,7 @@ def test_bfloat16_and_several_layers_and_a_plan_of_tokens():
     with torch.no_grad():
         want = model(new_tokens).logits[:, -1].float()
     off = {}
-    for name, rope in (("turned", model.config), ("stale", still)):
+    for name, rope in (("turned", model), ("stale", still)):
         cache = cached(model, tokens, DynamicCache())
         got = encode_spans(model, cache, new_tokens, edit_cache(cache, rope, plan)).logits[:, -1].float()
         assert cache.layers[2].keys.dtype == torch.bfloat16
@@ -480,14 +483,20 @@ def refused(call, text, error=ValueError):
 
 
 def test_spans_that_one_pass_cannot_encode_rightly_are_refused(monkeypatch):
-    monkeypatch.setattr("pie_rope.huggingface._takes_any_mask", lambda config, rows: False)
+    monkeypatch.setattr("pie_rope.huggingface.preflight.why_apart", lambda config, rows: "it is asked for")
     model_type, changes = FREQUENCIES["longrope"]
     model = model_of(model_type, **changes)
     tokens = torch.randint(VOCABULARY, (1, TOKENS))
     new_tokens = edited(tokens, EDITS["insertion"])
     cache = cached(model, tokens, DynamicCache())
-    spans = edit_cache(cache, model.config, EDITS["insertion"])
-    refused(lambda: encode_spans(model, cache, new_tokens, spans), "a pass that ends at position 24 would take other")
+    before = cache.layers[0].keys.clone()
+    text = "a pass that ends at position 24 would take other frequencies than the 65 rows of the cache have"
+    for given in (model, model.config):
+        refused(lambda given=given: edit_cache(cache, given, EDITS["insertion"]), f"edits: {text}")
+    assert (cache.layers[0].keys == before).all()
+    # As one pass it could be; a configuration does not say how the model's attention is implemented.
+    spans = edit_cache(cache, model_rope(model.config, 65), EDITS["insertion"])
+    refused(lambda: encode_spans(model, cache, new_tokens, spans), f"spans: {text}")
     refused(lambda: encode_spans(model, cache, tokens, spans), "tokens: there are 60, but the cache has [65] rows")
 
 
@@ -511,7 +520,7 @@ def test_a_refused_cache_is_as_it_was():
     refused(lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "it has 1 layers, the cache 2")
     other = transformers.LlamaConfig(**{**SMALL, "hidden_size": 256, "num_hidden_layers": 2})
     refused(
-        lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "turns dimensions 0 to 64 of layer 0, whose keys have 16"
+        lambda: edit_cache(cache, other, [Edit.delete(3, 4)]), "heads have 64 dimensions, the keys of layer 0 have 16"
     )
     moved = Plan.from_edits(TOKENS, [Edit.delete(3, 4)], first_position=7)
     refused(lambda: edit_cache(cache, config, moved), "tokens are at other positions than those of their rows")
@@ -519,24 +528,24 @@ def test_a_refused_cache_is_as_it_was():
     keys, cache.layers[1].keys = cache.layers[1].keys, cache.layers[1].keys.double()
     refused(lambda: edit_cache(cache, config, [Edit.delete(3, 4)]), "elements must be float32", TypeError)
     cache.layers[1].keys = keys
-    for layer, (keys, values) in zip(cache.layers, before):
+    for layer, (keys, values) in zip(cache.layers, before, strict=True):
         assert (layer.keys == keys).all() and (layer.values == values).all() and int(layer.get_seq_length()) == TOKENS
 
     model = model_of("gemma3_text", sliding_window=32)
     cache = cached(model, tokens, DynamicCache(config=model.config))
     refused(
-        lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]),
+        lambda: edit_cache(cache, model, [Edit.delete(3, 4)]),
         "layer 0 keeps 31 rows and loses those before them",
     )
     cache = cached(model, tokens, StaticCache(config=model.config, max_cache_len=96))
     refused(
-        lambda: edit_cache(cache, model.config, [Edit.delete(3, 4)]),
+        lambda: edit_cache(cache, model, [Edit.delete(3, 4)]),
         "layer 0 keeps 32 rows and loses those before them",
     )
     # A cache that keeps all rows is edited beyond the window, too.
     cache = cached(model, tokens, DynamicCache())
     new_tokens = edited(tokens, EDITS["several"])
-    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model.config, EDITS["several"])).logits[:, -1]
+    got = encode_spans(model, cache, new_tokens, edit_cache(cache, model, EDITS["several"])).logits[:, -1]
     same(got, model(new_tokens).logits[:, -1])
 
 
@@ -575,7 +584,7 @@ def test_what_is_no_plain_cache_is_refused():
     older = {**minimax.config.to_dict(), "layer_types": ["mamba", "full_attention"]}
     refused(lambda: edit_cache(layers, older, [Edit.delete(3, 4)]), "config: layer 0 (`mamba`)")
     after = [cache.layers[1].keys, cache.layers[1].values, cache.linear_cache[0]]
-    assert all((one == other).all() for one, other in zip(before, after))
+    assert all((one == other).all() for one, other in zip(before, after, strict=True))
 
     qwen = model_of(
         "qwen3_next", num_hidden_layers=2, layer_types=types, head_dim=16, num_experts=4, num_experts_per_tok=2
@@ -636,7 +645,7 @@ def test_what_is_wrong_is_named():
         text = f"{name}: encode_spans says it to the model itself"
         refused(lambda name=name: encode_spans(model, cache, tokens, spans, **{name: None}), text, TypeError)
     masks = {
-        "attention_mask: it must be of [1, 60], as tokens, not [1, 59]": torch.ones(1, 59),
+        "attention_mask: it must be of [1, 60], as the rows, not [1, 59]": torch.ones(1, 59),
         "attention_mask: padding must be on the left": torch.arange(60) != 30,
         "attention_mask: row 8, which is to be encoded, is padding": torch.arange(60) > 8,
     }

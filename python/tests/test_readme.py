@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("numpy", reason="numpy is not installed")
+numpy = pytest.importorskip("numpy", reason="numpy is not installed")
 
+import pie_rope  # noqa: E402
 from reference import assert_close, spliced  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+
+# Snippets that make their own keys, of random numbers, which `check` has to know: of a seed of this run, then.
+OWN = ("pie-rope for Python", "From Python")
+SEED = numpy.random.SeedSequence().entropy
+default_rng = numpy.random.default_rng
 
 
 def snippets():
@@ -27,7 +33,7 @@ def snippets():
 
 def before(heading):
     """What a snippet finds there already."""
-    if heading in ("pie-rope for Python", "From Python"):
+    if heading in OWN:
         return {}
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if heading == "transformers":
@@ -53,8 +59,22 @@ def before(heading):
 
 def check(heading, names):
     """What a snippet has done."""
-    if heading in ("pie-rope for Python", "From Python"):
-        assert names["plan"].new_spans[0].rows == slice(10, 13)
+    if heading in OWN:
+        plan, rope = names["plan"], pie_rope.Rope.from_theta(10_000.0, 128)
+        assert [span.rows for span in plan.new_spans] == [slice(10, 13)]
+        old = default_rng(SEED).standard_normal((2, 1, 8, 64, 128)).astype("float16")
+        # Rows first.
+        old_keys, old_values = (part[0].swapaxes(0, 1).astype("float64") for part in old)
+        keys, values = (names[name][0].swapaxes(0, 1).astype("float64") for name in ("keys", "values"))
+        want, want_values = spliced(old_keys[:40], old_values[:40], plan, rope)
+        assert_close(keys[:43], want, rope, "float16")
+        kept = [row for span in plan.kept for row in range(span.dst, span.dst + span.len)]
+        assert len(kept) == 40
+        assert (values[kept] == want_values[kept]).all()
+        # What has not moved has its bits, as have the rows behind.
+        for got, was in ((keys, old_keys), (values, old_values)):
+            assert (got[:10] == was[:10]).all()
+            assert (got[43:] == was[43:]).all()
         return
     if heading == "transformers":
         tokens, model = names["new_tokens"], names["model"]
@@ -76,7 +96,9 @@ def check(heading, names):
 
 
 @pytest.mark.parametrize(("heading", "code"), list(snippets()))
-def test_snippet(heading, code):
+def test_snippet(heading, code, monkeypatch):
+    print(f"seed {SEED}")
+    monkeypatch.setattr(numpy.random, "default_rng", lambda: default_rng(SEED))
     names = before(heading)
     exec(compile(code, heading, "exec"), names)
     check(heading, names)

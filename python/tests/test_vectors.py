@@ -47,6 +47,11 @@ def values(bits, element):
     return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
+def shows(key):
+    """Numbers, and not all of them zero: bits that are the same are compared as bits, which a NaN passes."""
+    return bool(np.isfinite(key).all() and (key != 0).any())
+
+
 def typed(bits, element):
     if element == "bf16":
         return bits.view(pytest.importorskip("ml_dtypes", reason="numpy has bfloat16 by ml_dtypes").bfloat16)
@@ -93,6 +98,8 @@ def test_turned_keys_are_those_of_transformers(path):
         for old, new, old_key, new_key in keys:
             plan = Plan.from_positions([old], [new])
             bits, want = numbers(old_key, element), numbers(new_key, element)
+            for key in (bits, want):
+                assert len(key) == dim and shows(values(key, element))
             before = bits.copy()
             rotations = Rotations.between(plan, *models).select([layer])
             pie_rope.rotate(rotations, typed(bits, element).reshape(1, 1, 1, dim))

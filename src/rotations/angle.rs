@@ -177,7 +177,7 @@ mod tests {
     const ROUNDING: f64 = 1.0 / (1u64 << 25) as f64 + 1e-13;
 
     fn ropes(random: &mut SmallRng) -> [Rope; 2] {
-        let fastest = f64::from(1 << 20);
+        let fastest = Rope::MAX_INV_FREQ;
         let mut inv_freq: Vec<f64> = (0..13)
             .map(|_| fastest * f64::exp(-random.random_range(0.0..45.0)))
             .collect();

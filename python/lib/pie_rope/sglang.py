@@ -7,16 +7,51 @@ A layer's ``k_buffer`` and ``v_buffer`` are ``[slots, heads, dim]``, one token a
 Slots that other requests share (the radix cache) must not be edited in place: :func:`copy` brings the rows to slots of
 the request's own instead. Layers with a sliding window, whose older slots the pool has taken back, cannot be edited.
 
+:func:`model_rope` is the rope of a model as SGLang has it, which is not always that of transformers.
+
 A worker that has some of the layers (pipeline parallel) takes ``rotations.select(layers)``; one that has some of the
 heads (tensor parallel) takes the rotations as they are.
 """
 
+import operator
 from typing import Any
 
-from . import _native, _tables
-from ._native import Plan, Rotations
+from . import _engines, _native, _tables
+from ._native import ModelRope, Plan, Rotations
 
-__all__ = ["copy", "edited_slots", "rotate", "splice"]
+__all__ = ["copy", "edited_slots", "model_rope", "rotate", "splice"]
+
+
+def model_rope(hf_config: Any, context_length: int) -> ModelRope:
+    """The ropes of a model as SGLang turns its keys: ``model_config.hf_config`` (an object, a dict or the text of a
+    config.json) and ``model_config.context_len``.
+
+    As ``sglang/srt/layers/rotary_embedding`` has it (``factory.py`` at eb047c1, ``rope_variant.py`` at 6170d97); where
+    it goes another way than transformers:
+
+    - LongRoPE takes the long factors for all that is in a forward pass with a position past the original length, other
+      requests included, and the short ones else: which keys have which is not known. So a model that is served with a
+      ``context_length`` past the original one is **refused**; with one up to it all keys have the short factors.
+    - Dynamic NTK has one theta for every length, that of ``factor`` times the longest sequence.
+    - Llama 4's keys are in halves: the loader reorders them (``mllama4.py``).
+
+    Everything else is as in transformers. Refused are dual chunk attention, Fourier position embedding, an
+    ``extrapolation_factor``, and what :meth:`ModelRope.from_config` does not know.
+    """
+    limit = operator.index(context_length)
+    if limit < 1:
+        raise ValueError(f"context_length: it is {limit}")
+
+    def factors(original: int) -> int:
+        if limit > original:
+            raise ValueError(
+                "hf_config: under LongRoPE SGLang takes the long factors for all requests of a forward pass in which"
+                f" one is past {original} tokens, so that with a `context_length` of {limit} it is not known which"
+                f" keys have which; with one of {original} at most they have the short ones"
+            )
+        return original
+
+    return _engines.model_rope("SGLang", hf_config, factors)
 
 
 def rotate(k_buffers: Any, slots: Any, rotations: Rotations, *, stream: Any = None, workspace: Any = None) -> None:

@@ -28,20 +28,49 @@ there again and again), cannot be edited where such rows turn or move, and are r
 Blocks that other requests share (prefix caching) must not be edited in place: :func:`copy` brings the rows to blocks of
 the request's own instead.
 
+:func:`model_rope` is the rope of a model as vLLM has it, which is not always that of transformers.
+
 A worker that has some of the layers (pipeline parallel) takes ``rotations.select(layers)``; one that has some of the
 heads (tensor parallel) takes the rotations as they are. Context parallelism deals out rows, and is not supported.
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from . import _native, _tables
-from ._native import NewSpan, Rotations
+from . import _engines, _native, _tables
+from ._native import ModelRope, NewSpan, Rotations
 
-__all__ = ["copy", "slot_mapping", "splice"]
+__all__ = ["copy", "model_rope", "slot_mapping", "splice"]
 
 _Layout: TypeAlias = Literal["NHD", "HND"]
+
+
+def model_rope(hf_config: Any, max_model_len: int) -> ModelRope:
+    """The ropes of a model as vLLM turns its keys: of its ``vllm_config.model_config.hf_config`` (an object, a dict or
+    the text of a config.json) and ``vllm_config.model_config.max_model_len``.
+
+    As ``vllm/model_executor/layers/rotary_embedding`` has it after 0.11.0; where it goes another way than transformers:
+
+    - LongRoPE takes the long factors at every length once ``max_model_len`` is past the original one, else the short
+      ones (vllm#27431, ``phi3_long_rope_scaled_rope.py`` at 63c2b7a). Before, a forward pass took what its longest
+      sequence asked for, which no configuration tells.
+    - Dynamic NTK has one theta for every length, that of ``factor`` times the longest sequence
+      (``dynamic_ntk_scaling_rope.py`` at 50feac9).
+    - YaRN with M-RoPE takes four times the original length for its ramp (vllm#25384, ``mrope.py`` at dba39a5).
+    - Llama 4's keys are in halves: the loader reorders them (``llama4.py`` at 0121c95).
+
+    Everything else is as in transformers. Refused are dual chunk attention, an ``extrapolation_factor``, and what
+    :meth:`ModelRope.from_config` does not know. The frequencies are those of float32, which vLLM computes them in, to
+    its rounding; its tables of cosines are in the model's type, and their rounding stays in the keys.
+    """
+    limit = operator.index(max_model_len)
+    if limit < 1:
+        raise ValueError(f"max_model_len: it is {limit}")
+    return _engines.model_rope(
+        "vLLM", hf_config, lambda original: original + 1 if limit > original else original, mrope_yarn=4
+    )
 
 
 def splice(

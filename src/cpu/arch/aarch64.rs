@@ -64,7 +64,7 @@ trait Stored: Scalar {
 }
 
 impl Stored for f32 {
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> Wide {
         // SAFETY: as the trait demands.
         unsafe {
@@ -73,7 +73,7 @@ impl Stored for f32 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: Wide, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -83,7 +83,7 @@ impl Stored for f32 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load_pairs(x: *const u8, y: *const u8) -> (Wide, Wide) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -95,7 +95,7 @@ impl Stored for f32 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store_pairs((a, b): (Wide, Wide), x: *mut u8, y: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -106,19 +106,19 @@ impl Stored for f32 {
 }
 
 impl Stored for f16 {
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> Wide {
         // SAFETY: as the trait demands.
         unsafe { widen_f16(from.cast::<uint16x8_t>().read_unaligned()) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: Wide, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe { to.cast::<uint16x8_t>().write_unaligned(round_to_f16(x)) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load_pairs(x: *const u8, y: *const u8) -> (Wide, Wide) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -128,7 +128,7 @@ impl Stored for f16 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store_pairs((a, b): (Wide, Wide), x: *mut u8, y: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -141,7 +141,7 @@ impl Stored for f16 {
 
 /// In assembly because the type that the intrinsic takes, a vector of f16, is not stable. It is
 /// exact, since nobody has asked the CPU to flush subnormals or to read f16 the alternative way.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 fn widen_f16(x: uint16x8_t) -> Wide {
     let (low, high);
     // SAFETY: two instructions from register to register, which every AArch64 CPU has.
@@ -160,7 +160,7 @@ fn widen_f16(x: uint16x8_t) -> Wide {
 
 /// Rounds to nearest even, as the CPU does unless asked otherwise. In assembly for the reason of
 /// [`widen_f16`].
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 fn round_to_f16([low, high]: Wide) -> uint16x8_t {
     let rounded;
     // SAFETY: two instructions from register to register, which every AArch64 CPU has.
@@ -181,7 +181,7 @@ impl Stored for bf16 {
     /// Without the lower bits, so that rounding carries nothing.
     const ONE_NAN: u32 = 0x7fff_0000;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> Wide {
         // SAFETY: as the trait demands.
         unsafe {
@@ -194,7 +194,7 @@ impl Stored for bf16 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: Wide, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -206,7 +206,7 @@ impl Stored for bf16 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load_pairs(x: *const u8, y: *const u8) -> (Wide, Wide) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -220,7 +220,7 @@ impl Stored for bf16 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store_pairs((a, b): (Wide, Wide), x: *mut u8, y: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -237,7 +237,7 @@ impl Stored for bf16 {
 /// Rounds f32s to nearest even, given as their upper and their lower halves: adds one where the
 /// lower half is more than half of its range, or just half and the upper one is odd. The carry runs
 /// into the exponent, and from the largest finite number to infinity, as it should.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn round_to_bf16(kept: uint16x8_t, dropped: uint16x8_t) -> uint16x8_t {
     // SAFETY: every AArch64 CPU has NEON.
     unsafe {
@@ -248,7 +248,7 @@ unsafe fn round_to_bf16(kept: uint16x8_t, dropped: uint16x8_t) -> uint16x8_t {
 }
 
 /// Puts `nan` in the place of every NaN.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn one_nan(x: Wide, nan: u32) -> Wide {
     // SAFETY: every AArch64 CPU has NEON.
     unsafe {
@@ -261,21 +261,21 @@ unsafe fn one_nan(x: Wide, nan: u32) -> Wide {
 }
 
 /// `x · y`
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn mul(x: Wide, y: Wide) -> Wide {
     // SAFETY: every AArch64 CPU has NEON.
     unsafe { [vmulq_f32(x[0], y[0]), vmulq_f32(x[1], y[1])] }
 }
 
 /// `x · y + z`
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn mul_add(x: Wide, y: Wide, z: Wide) -> Wide {
     // SAFETY: every AArch64 CPU has NEON.
     unsafe { [vfmaq_f32(z[0], x[0], y[0]), vfmaq_f32(z[1], x[1], y[1])] }
 }
 
 /// `−x`
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn neg(x: Wide) -> Wide {
     // SAFETY: every AArch64 CPU has NEON.
     unsafe { [vnegq_f32(x[0]), vnegq_f32(x[1])] }
@@ -294,19 +294,19 @@ impl<E: Stored, const INTERLEAVED: bool> Step for Eight<E, INTERLEAVED> {
     /// A NaN in some lane if there was one anywhere.
     type Watch = float32x4_t;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table {
         // SAFETY: the caller vouches for eight values each.
         unsafe { (f32::load(cos.cast()), f32::load(sin.cast())) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn watch() -> float32x4_t {
         // SAFETY: every AArch64 CPU has NEON.
         unsafe { vdupq_n_f32(0.0) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(a: *const u8, b: *const u8) -> Self::Data {
         // SAFETY: the caller vouches for eight elements each.
         unsafe {
@@ -318,7 +318,7 @@ impl<E: Stored, const INTERLEAVED: bool> Step for Eight<E, INTERLEAVED> {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn turn(
         (a, b): Self::Data,
         &(cos, sin): &Self::Table,
@@ -337,19 +337,19 @@ impl<E: Stored, const INTERLEAVED: bool> Step for Eight<E, INTERLEAVED> {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn calm(watch: float32x4_t) -> bool {
         // SAFETY: every AArch64 CPU has NEON.
         unsafe { !vmaxvq_f32(watch).is_nan() }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mend(_: Self::Data, _: &Self::Table, (x, y): Self::Turned) -> Self::Turned {
         // SAFETY: every AArch64 CPU has NEON.
         unsafe { (one_nan(x, E::ONE_NAN), one_nan(y, E::ONE_NAN)) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store((x, y): Self::Turned, to_a: *mut u8, to_b: *mut u8) {
         // SAFETY: the caller vouches for eight elements each.
         unsafe {

@@ -25,6 +25,10 @@
 //!   evidence of special values in a [`Step::Watch`], looks at it once, and only then recomputes.
 //! - A walk that goes down through memory goes down inside each vector too: the prefetchers lose a
 //!   stream that climbs within a vector and falls from one to the next.
+//! - All of this is inlined into the kernel, always: that is the function which is compiled for the instructions.
+//!   Not in a build without optimisation: it would give every value of every step that is written out a place of
+//!   its own on the stack, 3 MiB in the worst kernel, where a thread has 2. There (`unoptimised`, says `build.rs`)
+//!   each function stays one.
 //! - Going up, no prefetch: the loads of a walk are a plain stream that hardware follows by itself, and
 //!   asking for its lines by instruction was slower at every distance. Going down it follows less well,
 //!   and asking 2 KiB ahead gains up to a fifth.
@@ -76,7 +80,7 @@ pub(super) trait Step {
 }
 
 /// Asks for a line of memory. Any address will do.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 fn prefetch(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; SSE is part of x86-64, and a prefetch of any address does not fault.
@@ -98,7 +102,7 @@ pub(super) fn cold() {}
 /// # Safety
 ///
 /// As [`super::TurnFn`]; the instruction set is that of `S`; `turn.cos.len() >= S::PAIRS`.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 pub(super) unsafe fn turn<S: Step>(dst: *mut u8, src: *const u8, walk: &Walk, turn: &Turn<'_>) {
     // SAFETY: all conditions are passed on; each arm is taken for the number of steps it is for.
     unsafe {
@@ -128,7 +132,7 @@ struct Window {
 }
 
 impl Window {
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn new<S: Step>(turn: &Turn<'_>) -> Window {
         let spread = if S::INTERLEAVED { 2 } else { 1 };
         Window {
@@ -143,7 +147,7 @@ impl Window {
     }
 
     /// Where step `i` of `steps` is.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn place(&self, i: usize, steps: usize) -> usize {
         if i + 1 < steps {
             i * self.step
@@ -159,7 +163,7 @@ impl Window {
 ///
 /// The instruction set is that of `S`; `turn.cos.len() >= S::PAIRS`; `steps` is their quotient,
 /// rounded up, and `i` below it.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn table<S: Step>(turn: &Turn<'_>, i: usize, steps: usize) -> S::Table {
     let first = if i + 1 < steps {
         i * S::PAIRS
@@ -176,7 +180,7 @@ unsafe fn table<S: Step>(turn: &Turn<'_>, i: usize, steps: usize) -> S::Table {
 ///
 /// As [`super::TurnFn`]; the instruction set is that of `S`; `N` is the number of pairs over
 /// `S::PAIRS`, rounded up, and not zero.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn turn_steps<S: Step, const N: usize>(
     dst: *mut u8,
     src: *const u8,
@@ -223,7 +227,7 @@ unsafe fn turn_steps<S: Step, const N: usize>(
 /// # Safety
 ///
 /// As [`group`].
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn first_group<S: Step, const N: usize>(
     dst: *mut u8,
     src: *const u8,
@@ -248,7 +252,7 @@ unsafe fn first_group<S: Step, const N: usize>(
 /// # Safety
 ///
 /// As [`group`].
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn full_group<S: Step, const N: usize, const I: usize>(
     dst: *mut u8,
     src: *const u8,
@@ -273,7 +277,7 @@ unsafe fn full_group<S: Step, const N: usize, const I: usize>(
 /// # Safety
 ///
 /// The windows at `src` and `dst` are valid; the instruction set is that of `S`.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn group<S: Step, const N: usize, const G: usize>(
     dst: *mut u8,
     src: *const u8,
@@ -315,7 +319,7 @@ unsafe fn group<S: Step, const N: usize, const G: usize>(
 /// # Safety
 ///
 /// As [`super::TurnFn`]; the instruction set is that of `S`; `turn.cos.len() >= S::PAIRS`.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 pub(super) unsafe fn turn_long<S: Step>(
     dst: *mut u8,
     src: *const u8,
@@ -353,7 +357,7 @@ pub(super) unsafe fn turn_long<S: Step>(
 /// # Safety
 ///
 /// As [`group`].
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn long_group<S: Step, const G: usize>(
     dst: *mut u8,
     src: *const u8,
@@ -411,7 +415,7 @@ struct Vectors {
 
 impl Vectors {
     /// Strides are counted in units of `size` bytes.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn new(dst: *mut u8, src: *const u8, walk: &Walk, size: usize) -> Vectors {
         let walk = walk.joined().scaled(size as isize);
         let left = if walk.outer == 0 { 0 } else { walk.inner };
@@ -427,7 +431,7 @@ impl Vectors {
 impl Iterator for Vectors {
     type Item = (*mut u8, *const u8);
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
             if self.walk.outer <= 1 || self.walk.inner == 0 {

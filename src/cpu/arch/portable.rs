@@ -46,11 +46,11 @@ pub(super) trait Scalar: Copy {
 
 impl Scalar for f32 {
     const NAN: f32 = f32::from_bits(0x7fff_ffff);
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn to_f32(self) -> f32 {
         self
     }
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn from_f32(value: f32) -> f32 {
         value
     }
@@ -58,11 +58,11 @@ impl Scalar for f32 {
 
 impl Scalar for f16 {
     const NAN: f16 = f16::from_bits(0x7fff);
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn from_f32(value: f32) -> f16 {
         f16::from_f32(value)
     }
@@ -70,11 +70,11 @@ impl Scalar for f16 {
 
 impl Scalar for bf16 {
     const NAN: bf16 = bf16::from_bits(0x7fff);
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
     }
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     fn from_f32(value: f32) -> bf16 {
         bf16::from_f32(value)
     }
@@ -93,26 +93,26 @@ impl<E: Scalar, const INTERLEAVED: bool> Step for Pair<E, INTERLEAVED> {
     type Turned = (E, E);
     type Watch = ();
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn watch() {}
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn calm((): ()) -> bool {
         true
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mend(_: (E, E), _: &(f32, f32), turned: (E, E)) -> (E, E) {
         turned
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn table(cos: *const f32, sin: *const f32) -> (f32, f32) {
         // SAFETY: the caller vouches for one element each.
         unsafe { (*cos, *sin) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(a: *const u8, b: *const u8) -> (E, E) {
         // SAFETY: the caller vouches for one element each; they need not be aligned.
         unsafe {
@@ -123,7 +123,7 @@ impl<E: Scalar, const INTERLEAVED: bool> Step for Pair<E, INTERLEAVED> {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn turn((a, b): (E, E), &(cos, sin): &(f32, f32), (): &mut ()) -> (E, E) {
         let (a, b) = (a.to_f32(), b.to_f32());
         let round = |value: f32| {
@@ -139,7 +139,7 @@ impl<E: Scalar, const INTERLEAVED: bool> Step for Pair<E, INTERLEAVED> {
         )
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store((a, b): (E, E), to_a: *mut u8, to_b: *mut u8) {
         // SAFETY: the caller vouches for one element each; they need not be aligned.
         unsafe {

@@ -51,13 +51,13 @@ trait Stored {
 }
 
 impl Stored for f32 {
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_loadu_ps(from.cast()) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: __m256, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe { _mm256_storeu_ps(to.cast(), x) }
@@ -65,13 +65,13 @@ impl Stored for f32 {
 }
 
 impl Stored for f16 {
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: __m256, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -104,7 +104,7 @@ impl Stored for bf16 {
     /// Without the lower bits, so that rounding carries nothing.
     const NAN: i32 = 0x7fff_0000;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe {
@@ -115,7 +115,7 @@ impl Stored for bf16 {
 
     /// Adds half of the dropped range, less one where the kept part is even, and drops. The carry
     /// runs into the exponent, and from the largest finite number to infinity, as it should.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: __m256, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -139,25 +139,25 @@ impl<E: Stored> Lanes for Eight<E> {
     type F32 = __m256;
     type Watch = __m256;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { E::load(from) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: __m256, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe { E::store(x, to) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load_f32(from: *const f32) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_loadu_ps(from) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load_f32_twice(from: *const f32) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe {
@@ -166,56 +166,56 @@ impl<E: Stored> Lanes for Eight<E> {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul(x: __m256, y: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_mul_ps(x, y) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul_add(x: __m256, y: __m256, z: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_fmadd_ps(x, y, z) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul_sub(x: __m256, y: __m256, z: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_fmsub_ps(x, y, z) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul_sub_add(x: __m256, y: __m256, z: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_fmaddsub_ps(x, y, z) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn swap(x: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_permute_ps::<0b10_11_00_01>(x) }
     }
 
     /// All bits set where there was a NaN.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn watch() -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_setzero_ps() }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn see(watch: __m256, x: __m256, y: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_or_ps(watch, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, y)) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn calm(watch: __m256) -> bool {
         // SAFETY: as the trait demands.
         unsafe { _mm256_movemask_ps(watch) == 0 }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn one_nan(x: __m256) -> __m256 {
         // SAFETY: as the trait demands.
         unsafe {

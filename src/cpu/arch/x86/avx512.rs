@@ -108,13 +108,13 @@ trait Stored {
 }
 
 impl Stored for f32 {
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_loadu_ps(from.cast()) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: __m512, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe { _mm512_storeu_ps(to.cast(), x) }
@@ -124,7 +124,7 @@ impl Stored for f32 {
 impl Stored for bf16 {
     const NAN: i32 = BF16_NAN;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe {
@@ -133,7 +133,7 @@ impl Stored for bf16 {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: __m512, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe {
@@ -150,7 +150,7 @@ const BF16_NAN: i32 = 0x7fff_0000;
 /// of what they can hold, less one where the kept part is even. The carry runs into the exponent,
 /// and from the largest finite number to infinity, as it should. NaNs must be [`BF16_NAN`], from
 /// which nothing carries.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn rounded(x: __m512) -> __m512i {
     // SAFETY: the caller is compiled for AVX-512.
     unsafe {
@@ -168,25 +168,25 @@ impl<E: Stored> Lanes for Sixteen<E> {
     type F32 = __m512;
     type Watch = u16;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(from: *const u8) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { E::load(from) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(x: __m512, to: *mut u8) {
         // SAFETY: as the trait demands.
         unsafe { E::store(x, to) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load_f32(from: *const f32) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_loadu_ps(from) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load_f32_twice(from: *const f32) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe {
@@ -196,54 +196,54 @@ impl<E: Stored> Lanes for Sixteen<E> {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul(x: __m512, y: __m512) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_mul_ps(x, y) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul_add(x: __m512, y: __m512, z: __m512) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_fmadd_ps(x, y, z) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul_sub(x: __m512, y: __m512, z: __m512) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_fmsub_ps(x, y, z) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mul_sub_add(x: __m512, y: __m512, z: __m512) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_fmaddsub_ps(x, y, z) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn swap(x: __m512) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_permute_ps::<0b10_11_00_01>(x) }
     }
 
     /// A bit per lane that has only seen numbers.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn watch() -> u16 {
         u16::MAX
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn see(watch: u16, x: __m512, y: __m512) -> u16 {
         // SAFETY: as the trait demands.
         unsafe { _mm512_mask_cmp_ps_mask::<_CMP_ORD_Q>(watch, x, y) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn calm(watch: u16) -> bool {
         watch == u16::MAX
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn one_nan(x: __m512) -> __m512 {
         // SAFETY: as the trait demands.
         unsafe { nan_to(E::NAN, x) }
@@ -251,7 +251,7 @@ impl<E: Stored> Lanes for Sixteen<E> {
 }
 
 /// Makes every NaN that one.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn nan_to(nan: i32, x: __m512) -> __m512 {
     // SAFETY: the caller is compiled for AVX-512.
     unsafe {
@@ -263,7 +263,7 @@ unsafe fn nan_to(nan: i32, x: __m512) -> __m512 {
 /// Functions of [`Lanes`] that are another implementation's.
 macro_rules! forward {
     ($to:ty: $($name:ident($($arg:ident: $type:ty),*) -> $returns:ty;)+) => {$(
-        #[inline(always)]
+        #[cfg_attr(not(unoptimised), inline(always))]
         unsafe fn $name($($arg: $type),*) -> $returns {
             // SAFETY: as the trait demands, which is the same there.
             unsafe { <$to as Lanes>::$name($($arg),*) }
@@ -300,18 +300,18 @@ impl Lanes for EightF16 {
     }
 
     /// A bit per lane that has only seen numbers.
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn watch() -> u8 {
         u8::MAX
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn see(watch: u8, x: __m256, y: __m256) -> u8 {
         // SAFETY: as the trait demands.
         unsafe { _mm256_mask_cmp_ps_mask::<_CMP_ORD_Q>(watch, x, y) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn calm(watch: u8) -> bool {
         watch == u8::MAX
     }
@@ -329,20 +329,20 @@ impl Lanes for EightF16 {
 struct Bf16Apart;
 
 /// Bit 14 of each of thirty-two lanes is set as long as all inputs were in range.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn in_range(x: __m512i) -> __m512i {
     // SAFETY: the caller is compiled for AVX-512.
     unsafe { _mm512_add_epi16(x, _mm512_set1_epi16(0x2000)) }
 }
 
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn all_in_range(watch: __m512i) -> bool {
     // SAFETY: the caller is compiled for AVX-512.
     unsafe { _mm512_testn_epi16_mask(watch, _mm512_set1_epi16(0x4000)) == 0 }
 }
 
 /// Whether a table allows [`Bf16Apart`]'s reasoning.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 fn table_in_range(turn: &Turn<'_>) -> bool {
     const LEAST: f32 = 1.0 / (1_u64 << 33) as f32;
     const MOST: f32 = (1_u64 << 33) as f32;
@@ -357,7 +357,7 @@ fn table_in_range(turn: &Turn<'_>) -> bool {
 }
 
 /// Rounds to bf16: sixteen of `low`, then sixteen of `high`.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn pack(low: __m512, high: __m512) -> __m512i {
     // SAFETY: the caller is compiled for AVX-512 with BF16; the two types are as large and have no
     // invalid values.
@@ -365,14 +365,14 @@ unsafe fn pack(low: __m512, high: __m512) -> __m512i {
 }
 
 /// Rounds any values to bf16, by integers.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn kept(x: __m512) -> __m256i {
     // SAFETY: the caller is compiled for AVX-512.
     unsafe { _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(nan_to(BF16_NAN, x)))) }
 }
 
 /// [`pack`] for any values.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn pack_any(low: __m512, high: __m512) -> __m512i {
     // SAFETY: the caller is compiled for AVX-512 with BF16.
     unsafe {
@@ -386,7 +386,7 @@ unsafe fn pack_any(low: __m512, high: __m512) -> __m512i {
 }
 
 /// Widens sixteen of thirty-two bf16: puts each into the upper half of a lane, over zeros.
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn widen<const HIGH: bool>(x: __m512i) -> __m512 {
     // SAFETY: the caller is compiled for AVX-512.
     unsafe {
@@ -397,7 +397,7 @@ unsafe fn widen<const HIGH: bool>(x: __m512i) -> __m512 {
     }
 }
 
-#[inline(always)]
+#[cfg_attr(not(unoptimised), inline(always))]
 unsafe fn turn(a: __m512, b: __m512, (cos, sin): Table) -> (__m512, __m512) {
     // SAFETY: the caller is compiled for AVX-512.
     unsafe {
@@ -431,7 +431,7 @@ impl Step for Bf16Apart {
     type Turned = (__m512i, __m512i);
     type Watch = __m512i;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn table(cos: *const f32, sin: *const f32) -> [Table; 2] {
         // SAFETY: the caller vouches for 32 values each, and for the instruction set.
         unsafe {
@@ -442,19 +442,19 @@ impl Step for Bf16Apart {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn watch() -> __m512i {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { _mm512_set1_epi32(-1) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(a: *const u8, b: *const u8) -> Self::Data {
         // SAFETY: the caller vouches for 32 elements each, and for the instruction set.
         unsafe { (_mm512_loadu_si512(a.cast()), _mm512_loadu_si512(b.cast())) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn turn((a, b): Self::Data, table: &[Table; 2], watch: &mut __m512i) -> Self::Turned {
         // SAFETY: the caller vouches for the instruction set.
         unsafe {
@@ -463,19 +463,19 @@ impl Step for Bf16Apart {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn calm(watch: __m512i) -> bool {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { all_in_range(watch) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mend(data: Self::Data, table: &[Table; 2], _: Self::Turned) -> Self::Turned {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { bf16_apart!(data, table, pack_any) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store((a, b): Self::Turned, to_a: *mut u8, to_b: *mut u8) {
         // SAFETY: the caller vouches for 32 elements each, and for the instruction set.
         unsafe {
@@ -518,25 +518,25 @@ impl Step for Bf16Together {
     type Turned = __m512i;
     type Watch = __m512i;
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn table(cos: *const f32, sin: *const f32) -> Table {
         // SAFETY: the caller vouches for 16 values each, and for the instruction set.
         unsafe { (_mm512_loadu_ps(cos), _mm512_loadu_ps(sin)) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn watch() -> __m512i {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { _mm512_set1_epi32(-1) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn load(a: *const u8, _: *const u8) -> __m512i {
         // SAFETY: the caller vouches for 16 pairs, and for the instruction set.
         unsafe { _mm512_loadu_si512(a.cast()) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn turn(pairs: __m512i, table: &Table, watch: &mut __m512i) -> __m512i {
         // SAFETY: the caller vouches for the instruction set.
         unsafe {
@@ -545,19 +545,19 @@ impl Step for Bf16Together {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn calm(watch: __m512i) -> bool {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { all_in_range(watch) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn mend(pairs: __m512i, table: &Table, _: __m512i) -> __m512i {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { bf16_together!(pairs, table, pack_any) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn store(pairs: __m512i, to_a: *mut u8, _: *mut u8) {
         // SAFETY: the caller vouches for 16 pairs, and for the instruction set.
         unsafe { _mm512_storeu_si512(to_a.cast(), pairs) }

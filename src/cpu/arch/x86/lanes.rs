@@ -60,31 +60,31 @@ macro_rules! two_registers {
         type Turned = (L::F32, L::F32);
         type Watch = L::Watch;
 
-        #[inline(always)]
+        #[cfg_attr(not(unoptimised), inline(always))]
         unsafe fn watch() -> Self::Watch {
             // SAFETY: the caller vouches for the instruction set.
             unsafe { L::watch() }
         }
 
-        #[inline(always)]
+        #[cfg_attr(not(unoptimised), inline(always))]
         unsafe fn load(a: *const u8, b: *const u8) -> Self::Data {
             // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
             unsafe { (L::load(a), L::load(b)) }
         }
 
-        #[inline(always)]
+        #[cfg_attr(not(unoptimised), inline(always))]
         unsafe fn calm(watch: Self::Watch) -> bool {
             // SAFETY: the caller vouches for the instruction set.
             unsafe { L::calm(watch) }
         }
 
-        #[inline(always)]
+        #[cfg_attr(not(unoptimised), inline(always))]
         unsafe fn mend(_: Self::Data, _: &Self::Table, (x, y): Self::Turned) -> Self::Turned {
             // SAFETY: the caller vouches for the instruction set.
             unsafe { (L::one_nan(x), L::one_nan(y)) }
         }
 
-        #[inline(always)]
+        #[cfg_attr(not(unoptimised), inline(always))]
         unsafe fn store((x, y): Self::Turned, to_a: *mut u8, to_b: *mut u8) {
             // SAFETY: the caller vouches for `PAIRS` elements each, and for the instruction set.
             unsafe {
@@ -100,13 +100,13 @@ impl<L: Lanes> Step for Apart<L> {
     const INTERLEAVED: bool = false;
     type Table = (L::F32, L::F32);
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table {
         // SAFETY: the caller vouches for `PAIRS` values each, and for the instruction set.
         unsafe { (L::load_f32(cos), L::load_f32(sin)) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn turn(
         (a, b): Self::Data,
         &(cos, sin): &Self::Table,
@@ -127,7 +127,7 @@ impl<L: Lanes> Step for Together<L> {
     const INTERLEAVED: bool = true;
     type Table = [(L::F32, L::F32); 2];
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn table(cos: *const f32, sin: *const f32) -> Self::Table {
         // SAFETY: the caller vouches for `PAIRS` values each, and for the instruction set.
         unsafe {
@@ -142,7 +142,7 @@ impl<L: Lanes> Step for Together<L> {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(unoptimised), inline(always))]
     unsafe fn turn(
         (x, y): Self::Data,
         &[(cos_x, sin_x), (cos_y, sin_y)]: &Self::Table,

@@ -3,48 +3,51 @@
 //! turned lead far from it.
 
 #[allow(dead_code)]
-#[path = "../examples/live_edit/backend.rs"]
 mod backend;
 #[allow(dead_code)]
-#[path = "../examples/live_edit/cache.rs"]
 mod cache;
 #[allow(dead_code)]
-#[path = "../examples/live_edit/checkpoint.rs"]
 mod checkpoint;
 #[allow(dead_code)]
-#[path = "../examples/live_edit/compare.rs"]
 mod compare;
 #[allow(dead_code)]
-#[path = "../examples/live_edit/edits.rs"]
 mod edits;
 #[allow(dead_code)]
-#[path = "../examples/live_edit/model.rs"]
 mod model;
 #[allow(dead_code)]
-#[path = "../examples/live_edit/text.rs"]
+mod progress;
+#[allow(dead_code)]
+mod report;
+#[allow(dead_code)]
 mod text;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::rc::Rc;
+use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use indicatif::ProgressBar;
 use pie_rope::{Candle, Plan};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::cache::{Cache, Part};
 use crate::checkpoint::Checkpoint;
-use crate::compare::{Engine, Way, log_softmax};
+use crate::compare::{Engine, Way, agreement, divergence, divergences, log_softmax};
 use crate::edits::{Document, Edited, Kind, apply, shipped};
 use crate::model::Decoder;
+use crate::progress::Progress;
+use crate::text::{Line, Stop};
 
 /// The longest sequence of any test, with a predicted line behind it.
 const CAPACITY: usize = 1536;
 
 fn tiny() -> Checkpoint {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-code-lm");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-code-lm");
     Checkpoint::open(&dir).unwrap()
 }
 
@@ -85,12 +88,101 @@ fn logits(decoder: &Decoder, tokens: &[u32], group: usize) -> Vec<Vec<f32>> {
     logits
 }
 
-fn largest_difference<'a>(
-    a: impl IntoIterator<Item = &'a f32>,
-    b: impl IntoIterator<Item = &'a f32>,
-) -> f32 {
-    let pairs = a.into_iter().zip(b);
-    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+/// The largest of some numbers that are not negative; NaN if any of them is, which no bound on either side lets
+/// pass.
+fn largest(numbers: impl IntoIterator<Item = f32>) -> f32 {
+    let larger = |max: f32, number: f32| match max.is_nan() || number.is_nan() {
+        true => f32::NAN,
+        false => max.max(number),
+    };
+    numbers.into_iter().fold(0.0, larger)
+}
+
+/// How far apart two lists of as many numbers are; NaN if any of them is.
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert!(!a.is_empty(), "nothing to compare");
+    assert_eq!(a.len(), b.len(), "lists of different lengths");
+    largest(a.iter().zip(b).map(|(a, b)| (a - b).abs()))
+}
+
+/// A NaN in any place, on either side, is neither near nor far; what has no partner is refused.
+#[test]
+fn no_comparison_lets_a_nan_pass() {
+    let right = [0.5f32, -3.0, 2.0, 1.0];
+    assert_eq!(largest_difference(&right, &right), 0.0);
+    assert_eq!(largest_difference(&right, &[0.5, -3.25, 2.0, 1.0]), 0.25);
+    let row = |right: &[f32]| vec![right.to_vec(), right.to_vec()];
+    let chosen = [2, 2];
+    assert_eq!(agreement(&chosen, &row(&right)).unwrap(), 1.0);
+    assert_eq!(divergence(&right, &right).unwrap(), 0.0);
+    for at in 0..right.len() {
+        let mut wrong = right;
+        wrong[at] = f32::NAN;
+        for (a, b) in [(wrong, right), (right, wrong), (wrong, wrong)] {
+            assert!(largest_difference(&a, &b).is_nan(), "{at}");
+            assert!(divergence(&a, &b).is_err(), "{at}");
+        }
+        assert!(log_softmax(&wrong).iter().all(|p| p.is_nan()), "{at}");
+        for line in 0..2 {
+            let mut logits = row(&right);
+            logits[line][at] = f32::NAN;
+            assert!(agreement(&chosen, &logits).is_err(), "{line} {at}");
+            assert!(divergences(&logits, &row(&right)).is_err(), "{line} {at}");
+            assert!(divergences(&row(&right), &logits).is_err(), "{line} {at}");
+        }
+    }
+    let short = &right[..3];
+    for (a, b) in [(&right[..], short), (short, &right[..]), (&[][..], &[][..])] {
+        assert!(std::panic::catch_unwind(|| largest_difference(a, b)).is_err());
+        assert!(divergence(a, b).is_err());
+    }
+    for (a, b) in [(2, 1), (1, 2), (0, 0)] {
+        let logits = |lines: usize| vec![right.to_vec(); lines];
+        assert!(divergences(&logits(a), &logits(b)).is_err());
+        assert!(agreement(&chosen[..a], &logits(b)).is_err());
+    }
+}
+
+/// The token that ends the line counts: a way that goes on where full recomputation ends does not agree.
+#[test]
+fn the_end_of_the_line_counts() {
+    let checkpoint = tiny();
+    let text = checkpoint.text().unwrap();
+    let token = |string: &str| -> u32 {
+        let tokens = text.encode(string).unwrap();
+        let [_, token] = tokens[..] else {
+            panic!("{string:?} is {tokens:?}");
+        };
+        token
+    };
+    let end_of_text = checkpoint_end(&checkpoint);
+    let (word, other) = (token("return"), token("self"));
+    let logits = |choice: u32| {
+        let mut logits = vec![0.0; 4096];
+        logits[choice as usize] = 1.0;
+        logits
+    };
+    let line = [word, end_of_text];
+    assert_eq!([0.999, 1.0, 0.58].map(report::percent), [99.0, 100.0, 58.0]);
+    let agrees = |own: [u32; 2]| agreement(&line, &own.map(logits)).unwrap();
+    assert_eq!(agrees(line), 1.0);
+    assert_eq!(agrees([word, other]), 0.5);
+
+    assert_eq!(text.stop(&line).unwrap(), Some(Stop::End));
+    assert_eq!(text.stop(&[word, other]).unwrap(), None);
+    let show = |tokens: &[u32]| {
+        let (tokens, stop) = (tokens.to_vec(), text.stop(tokens).unwrap());
+        text.show(&Line { tokens, stop }).unwrap()
+    };
+    assert_eq!(show(&line), r#""return" and the end of the text"#);
+    assert_eq!(show(&[word, other]), r#""returnself" and more"#);
+    assert_eq!(show(&[end_of_text]), r#""" and the end of the text"#);
+}
+
+/// The token that ends a document.
+fn checkpoint_end(checkpoint: &Checkpoint) -> u32 {
+    let json: Value = serde_json::from_str(&checkpoint.json()).unwrap();
+    json["eos_token_id"].as_u64().unwrap() as u32
 }
 
 /// The model that is shipped, read by Hugging Face transformers 5.23 with torch 2.15 in f32, has
@@ -120,6 +212,7 @@ fn decoder_agrees_with_transformers_on_the_shipped_model() {
         let tokens = tokens(&checkpoint, document);
         assert_eq!((&*document.name, tokens.len()), (name, length));
         let logits = logits(&decoder, &tokens, 512);
+        assert_eq!(logits.len(), length);
         let surprise = |(logits, next): (&Vec<f32>, &u32)| -log_softmax(logits)[*next as usize];
         let sum: f64 = logits.iter().zip(&tokens[1..]).map(surprise).sum();
         let found = sum / (length - 1) as f64;
@@ -138,7 +231,7 @@ fn token_by_token_equals_all_at_once() {
     let at_once = logits(&decoder, tokens, 200);
     for group in [1, 7] {
         let grouped = logits(&decoder, tokens, group);
-        let difference = largest_difference(at_once.iter().flatten(), grouped.iter().flatten());
+        let difference = largest_difference(&at_once.concat(), &grouped.concat());
         // Logits are of the order of 10, and sums of hundreds of f32 terms in another order.
         assert!(difference < 1e-3, "groups of {group}: {difference}");
     }
@@ -170,6 +263,7 @@ fn encoding_in_the_middle_looks_back_only() {
     let hidden = decoder.encode(&mut cache, &again, &rows, &at).unwrap();
     let again: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
     let off = |(&row, again): (&usize, &Vec<f32>)| largest_difference(again, &in_order[row]);
+    assert_eq!(again.len(), rows.len());
     let off: Vec<f32> = rows.iter().zip(&again).map(off).collect();
     let (middle, last) = (&off[..10], off[10]);
     assert!(
@@ -202,7 +296,7 @@ fn with_one_layer_pie_is_full_recomputation() {
     let mut checkpoint = tiny();
     checkpoint.truncate(1).unwrap();
     let engine = engine(&checkpoint);
-    let hidden = ProgressBar::hidden();
+    let hidden = Progress::Hidden;
     let cache = || engine.decoder().cache(CAPACITY, DType::F32).unwrap();
     let (mut base, mut work) = (cache(), cache());
     let mut seen = Vec::new();
@@ -220,7 +314,7 @@ fn with_one_layer_pie_is_full_recomputation() {
             let (conflict, conflict_keys) = run(Way::Conflict);
             let (pie, pie_keys) = run(Way::Pie);
 
-            let longest = full_keys.iter().fold(0.0f32, |max, key| max.max(key.abs()));
+            let longest = largest(full_keys.iter().map(|key| key.abs()));
             let off = largest_difference(&full_keys, &pie_keys);
             assert!(
                 off <= 1e-5 * longest,
@@ -248,7 +342,7 @@ fn with_one_layer_pie_is_full_recomputation() {
 fn with_all_layers_pie_is_close_and_stale_keys_are_far() {
     let checkpoint = tiny();
     let engine = engine(&checkpoint);
-    let hidden = ProgressBar::hidden();
+    let hidden = Progress::Hidden;
     let cache = || engine.decoder().cache(CAPACITY, DType::F32).unwrap();
     let (mut base, mut work) = (cache(), cache());
     let mut by_kind: BTreeMap<Kind, Vec<[f64; 4]>> = BTreeMap::new();
@@ -268,6 +362,12 @@ fn with_all_layers_pie_is_close_and_stale_keys_are_far() {
             assert_eq!(pie.encoded, conflict.encoded, "{name}");
             assert_eq!(full.divergence, 0.0, "{name}");
             assert!(full.same_line && full.agreement == 1.0, "{name}");
+            for outcome in &comparison.outcomes {
+                // The first token that a line differs in is one that does not agree, and the other way round.
+                let all = outcome.agreement == 1.0;
+                assert_eq!(outcome.same_line, all, "{name}, {}", outcome.way.name());
+                assert!(outcome.same_choice || !all, "{name}");
+            }
             assert!(pie.same_choice, "{name}");
             assert!(pie.agreement >= 0.9, "{name}: {}", pie.agreement);
             by_kind.entry(kind).or_default().push([
@@ -294,7 +394,7 @@ fn with_all_layers_pie_is_close_and_stale_keys_are_far() {
 fn caches_of_every_type_are_spliced() {
     let checkpoint = tiny();
     let engine = engine(&checkpoint);
-    let hidden = ProgressBar::hidden();
+    let hidden = Progress::Hidden;
     let documents = shipped().unwrap();
     let old = tokens(&checkpoint, &documents[0]);
     let edit = documents[0].edits.last().unwrap();
@@ -328,9 +428,7 @@ fn splices_as_the_processor_does(backend: &Backend, close: fn(DType) -> f32) {
     let rotations = pie_rope::Rotations::for_model(&plan, engine.decoder().rope()).unwrap();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let mut cache = engine.decoder().cache(CAPACITY, dtype).unwrap();
-        engine
-            .encode(&mut cache, &old, &ProgressBar::hidden())
-            .unwrap();
+        engine.encode(&mut cache, &old, &Progress::Hidden).unwrap();
         let mut on_cpu = engine.decoder().cache(CAPACITY, dtype).unwrap();
         on_cpu.copy_from(&cache).unwrap();
         let cpu = Backend::Cpu(Candle::new());
@@ -389,6 +487,7 @@ fn write_checkpoint(test: &str, family: &str, config: &Value) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("live-edit-{test}-{family}"));
     fs::create_dir_all(&dir).unwrap();
     let (hidden, inner, keys) = (32, 48, 16);
+    let vocabulary = config["vocab_size"].as_u64().unwrap() as usize;
     let biased = family == "starcoder2";
     let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
     let mut add = |name: String, shape: &[usize], bias: bool| {
@@ -397,10 +496,10 @@ fn write_checkpoint(test: &str, family: &str, config: &Value) -> PathBuf {
             shapes.push((format!("{name}.bias"), shape[..1].to_vec()));
         }
     };
-    add("model.embed_tokens".into(), &[64, hidden], false);
+    add("model.embed_tokens".into(), &[vocabulary, hidden], false);
     add("model.norm".into(), &[hidden], biased);
     if family == "deepseek" {
-        add("lm_head".into(), &[64, hidden], false);
+        add("lm_head".into(), &[vocabulary, hidden], false);
     }
     for layer in 0..2 {
         let layer = |name: &str| format!("model.layers.{layer}.{name}");
@@ -599,11 +698,24 @@ fn diffs_are_applied_exactly() {
     for (diff, problem) in [
         (
             "@@ -1,2 +1,1 @@\n a\n-x\n",
-            "line 3 of the diff: line 2 of the file is Some(\"b\")",
+            "line 3 of the diff: line 2 of the file is \"b\", not \"x\"",
         ),
         ("@@ -9,1 +9,1 @@\n-x\n+y\n", "line 1 of the diff"),
         ("@@ -1,3 +1,2 @@\n a\n-b\n", "ends inside a hunk"),
         ("@@ -1 +1 @@\n a\n", ""),
+        (
+            "@@ -5,2 +5,1 @@\n e\n-f\n",
+            "the file has no line 6, which would be \"f\"",
+        ),
+        ("", "the diff is empty"),
+        (" \n\n", "the diff is empty"),
+        ("a\nb\nc\n", "not a unified diff"),
+        ("2c2\n< b\n---\n> B\n", "not a unified diff"),
+        ("+++ b/x\n@@ -1 +1 @@\n a\n+++ b/y\n", "of several files"),
+        (
+            "@@ -1,1 +1,0 @@\r\n-a\r\n",
+            "ends in CR LF, and line 1 of the file in LF",
+        ),
         (
             "@@ -1,1 +1,0 @@\n a\n",
             "more lines than the hunk header says",
@@ -621,6 +733,19 @@ fn diffs_are_applied_exactly() {
     }
 }
 
+/// A file and a diff of it that both end lines in CR LF fit, and the CRs stay.
+#[test]
+fn diffs_keep_line_ends() {
+    let old = "a\r\nb\r\n\r\nc\r\n";
+    let diff = "@@ -1,4 +1,5 @@\r\n a\r\n-b\r\n+B\r\n+x\r\n\r\n c\r\n";
+    assert_eq!(apply(old, diff).unwrap(), "a\r\nB\r\nx\r\n\r\nc\r\n");
+    let error = apply(old, &diff.replace('\r', "")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "line 2 of the diff ends in LF, and line 1 of the file in CR LF: convert one of them"
+    );
+}
+
 #[test]
 fn shipped_edits_are_of_the_papers_three_kinds() {
     let expect = |name: &str| match name.split_once('-').unwrap().0 {
@@ -635,4 +760,283 @@ fn shipped_edits_are_of_the_papers_three_kinds() {
             assert_eq!(edit.kind, expect(&edit.name), "{}", edit.name);
         }
     }
+}
+
+/// Runs the program with nothing but pipes around it.
+fn program(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_live_edit"))
+        .args(args)
+        .env("RUST_BACKTRACE", "1")
+        .env_remove("RUST_LIB_BACKTRACE")
+        .output()
+        .unwrap()
+}
+
+/// What it says of a bad argument, which must be one line, and nothing else.
+fn complaint(args: &[&str]) -> String {
+    let output = program(args);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{args:?}: {text}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    let mut lines = text
+        .lines()
+        .filter(|line| !line.starts_with("live_edit: loading "));
+    let line = lines.next().unwrap_or_default().to_owned();
+    assert_eq!(lines.next(), None, "{args:?}: {text}");
+    line
+}
+
+/// An empty folder of the test's own.
+fn folder(test: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("live-edit-{test}"));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+#[test]
+fn what_is_wrong_with_files_is_said() {
+    let dir = folder("files");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let old = file("old.py", b"a = 1\nb = 2\nc = 3\n");
+    let crlf = file("crlf.py", b"a = 1\r\nb = 3\r\nc = 3\r\n");
+    let blank = file("blank.py", b"a = 1\nb = 2\nc = 3\n\n  \n");
+    let empty = file("empty.py", b" \n");
+    let bytes = file("bytes.py", b"a = '\xff'\n");
+    let missing = dir.join("missing.py").to_str().unwrap().to_owned();
+    let dir = dir.to_str().unwrap();
+    for (new, problem) in [
+        (&*old, "changes nothing in"),
+        (
+            &*blank,
+            "changes only white space at the end, which is behind the cursor, in",
+        ),
+        (&*crlf, "lines end in LF in"),
+        (&*empty, "leaves no text"),
+        (&*bytes, "bytes.py: not text in UTF-8, at byte 5"),
+        (&*missing, "missing.py: No such file"),
+        (dir, "Is a directory"),
+    ] {
+        let said = complaint(&["--old", &old, "--new", new]);
+        assert!(said.contains(problem), "{new}: {said}");
+        assert!(said.contains(new), "{new}: {said}");
+    }
+    let said = complaint(&["--old", &empty, "--new", &old]);
+    assert!(said.contains("empty.py: no text"), "{said}");
+
+    let diff = |text: &str| file_in(dir, "edit.diff", text);
+    for (text, problem) in [
+        ("", "the diff is empty"),
+        ("no diff\n", "not a unified diff"),
+        (
+            "@@ -2,1 +2,1 @@\r\n-b = 2\r\n+b = 3\r\n",
+            "ends in CR LF, and line 2 of the file in LF",
+        ),
+        (
+            "@@ -2,1 +2,1 @@\n-b = 5\n+b = 3\n",
+            "line 2 of the file is \"b = 2\", not \"b = 5\"",
+        ),
+        ("@@ -1,1 +1,1 @@\n a = 1\n", "changes nothing in"),
+    ] {
+        let said = complaint(&["--file", &old, "--diff", &diff(text)]);
+        assert!(said.contains(problem), "{text:?}: {said}");
+        assert!(
+            said.contains("edit.diff") && said.contains("old.py"),
+            "{said}"
+        );
+    }
+}
+
+fn file_in(dir: &str, name: &str, text: &str) -> String {
+    let path = Path::new(dir).join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A folder that is no model, or not all of one, or another one than its configuration says.
+#[test]
+fn what_is_wrong_with_a_model_is_said() {
+    let (_, mut config, _) = families().into_iter().next().unwrap();
+    config["vocab_size"] = json!(4096);
+    let made = write_checkpoint("broken", "deepseek", &config);
+    let tokenizer =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-code-lm/tokenizer.json");
+    let index: Value =
+        serde_json::from_slice(&fs::read(made.join("model.safetensors.index.json")).unwrap())
+            .unwrap();
+    // Everything that there is, and then something wrong.
+    let whole = || {
+        let dir = folder("model");
+        for name in [
+            "config.json",
+            "model.safetensors.index.json",
+            "model-0.safetensors",
+            "model-1.safetensors",
+        ] {
+            fs::copy(made.join(name), dir.join(name)).unwrap();
+        }
+        fs::copy(&tokenizer, dir.join("tokenizer.json")).unwrap();
+        dir
+    };
+    type Fault<'a> = Box<dyn Fn(&Path) + 'a>;
+    let remove = |name: &'static str| -> Fault<'_> {
+        Box::new(move |dir| fs::remove_file(dir.join(name)).unwrap())
+    };
+    let write = |name: &'static str, text: String| -> Fault<'_> {
+        Box::new(move |dir| fs::write(dir.join(name), &text).unwrap())
+    };
+    let set = |key: &'static str, value: Value| {
+        let mut config = config.clone();
+        config[key] = value;
+        write("config.json", config.to_string())
+    };
+    let without = |tensor: &'static str| {
+        let mut index = index.clone();
+        index["weight_map"].as_object_mut().unwrap().remove(tensor);
+        let shard = |dir: &Path, shard: usize| dir.join(format!("model-{shard}.safetensors"));
+        Box::new(move |dir: &Path| {
+            for number in 0..2 {
+                let path = shard(dir, number);
+                let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+                tensors.remove(tensor);
+                candle_core::safetensors::save(&tensors, path).unwrap();
+            }
+        }) as Fault<'_>
+    };
+    let integers: Fault<'_> = Box::new(|dir| {
+        let path = dir.join("model-0.safetensors");
+        let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+        let weight = tensors.get_mut("model.embed_tokens.weight").unwrap();
+        *weight = weight.to_dtype(DType::I64).unwrap();
+        candle_core::safetensors::save(&tensors, path).unwrap();
+    });
+    let faults: [(Fault<'_>, &str); 14] = [
+        (remove("config.json"), "config.json: No such file"),
+        (remove("tokenizer.json"), "tokenizer.json: No such file"),
+        (
+            remove("model.safetensors.index.json"),
+            "neither model.safetensors nor",
+        ),
+        (
+            remove("model-1.safetensors"),
+            "model-1.safetensors: No such file",
+        ),
+        (
+            write("config.json", "{".into()),
+            "config.json: EOF while parsing",
+        ),
+        (
+            write("model-0.safetensors", "short".into()),
+            "model-0.safetensors: ",
+        ),
+        (
+            set("architectures", json!(["GPTNeoXForCausalLM"])),
+            "GPTNeoXForCausalLM is not one of",
+        ),
+        (
+            set("num_hidden_layers", json!(3)),
+            "cannot find tensor model.layers.2.",
+        ),
+        (
+            set("hidden_size", json!(64)),
+            "shape mismatch for model.embed_tokens.weight",
+        ),
+        (
+            set("vocab_size", json!(64)),
+            "the tokenizer is not this model's: the text has token",
+        ),
+        (
+            set("num_attention_heads", json!(0)),
+            "`num_attention_heads`",
+        ),
+        (
+            set("quantization_config", json!({"quant_method": "fp8"})),
+            "`quantization_config`",
+        ),
+        (
+            without("model.norm.weight"),
+            "cannot find tensor model.norm.weight",
+        ),
+        (integers, "model.embed_tokens.weight is I64"),
+    ];
+    for (fault, problem) in faults {
+        let dir = whole();
+        fault(&dir);
+        let said = complaint(&["--model", dir.to_str().unwrap()]);
+        assert!(said.contains(problem), "{problem}: {said}");
+        assert!(said.contains("live-edit-model"), "{problem}: {said}");
+    }
+    for dir in ["no-such-folder", "Cargo.toml"] {
+        let said = complaint(&["--model", dir]);
+        assert_eq!(
+            said,
+            format!("live_edit: {dir}: not a directory with a model")
+        );
+    }
+    let said = complaint(&["--layers", "7"]);
+    assert!(
+        said.contains("cannot use 7 layers: the model has 6"),
+        "{said}"
+    );
+}
+
+/// Piped, the program says what it is at in lines, and prints what is compared, whole.
+#[test]
+fn on_a_pipe_progress_is_lines() {
+    let dir = folder("pipe");
+    let dir = dir.to_str().unwrap();
+    let text = "import os\n\n\ndef path(name):\n    return os.path.join(\"data\", name)\n\n\ndef size(name):\n";
+    let old = file_in(dir, "old.py", text);
+    let new = file_in(
+        dir,
+        "new.py",
+        &text.replace("import os\n", "import os\nimport sys\n"),
+    );
+    let output = program(&["--old", &old, "--new", &new, "--repeat", "1"]);
+    let (out, err) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(output.status.success(), "{err}");
+    // And how far it is, where the machine is so slow.
+    let mut lines = err.lines();
+    assert_eq!(lines.next(), Some("live_edit: loading tiny-code-lm"));
+    assert!(lines.all(|line| line.contains(" of about ")), "{err}");
+    for part in [
+        "old.py: new (insertion)",
+        "\n  next line\n  full      \"",
+        "\n  PIE       ",
+        report::LEGEND,
+    ] {
+        assert!(out.contains(part), "{part:?} is not in {out}");
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(Rc<RefCell<Vec<u8>>>);
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = |every| {
+        let out = Shared::default();
+        let progress = Progress::lines(1200, every, Box::new(out.clone()));
+        for tokens in [512, 512, 176] {
+            progress.add(tokens);
+        }
+        String::from_utf8(out.0.take()).unwrap()
+    };
+    assert_eq!(
+        lines(Duration::ZERO),
+        "live_edit: 512 of about 1200 tokens\nlive_edit: 1024 of about 1200 tokens\n\
+         live_edit: 1200 of about 1200 tokens\n"
+    );
+    assert_eq!(lines(Duration::from_secs(3600)), "");
 }

@@ -1,0 +1,99 @@
+"""The ropes of a model as engines have them: what vLLM and SGLang do alike, and not as transformers does."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from . import _config
+from ._native import ModelRope, Rope
+
+
+def model_rope(engine: str, hf_config: Any, longrope: Callable[[int], int], *, mrope_yarn: int = 1) -> ModelRope:
+    """``longrope``: of LongRoPE's original length, a length of which transformers takes the factors that the engine
+    takes. ``mrope_yarn``: by how much the original length of YaRN is multiplied under M-RoPE."""
+    if isinstance(hf_config, ModelRope):
+        return hf_config
+    config = _as_dict(hf_config)
+    kind = config.get("model_type")
+    if config.get("dual_chunk_attention_config") is not None:
+        raise ValueError(
+            f"hf_config: under dual chunk attention (`dual_chunk_attention_config`) {engine} turns a key by its place"
+            " in its chunk, so that no turn by a number of rows follows"
+        )
+    if kind == "minicpm3":
+        raise ValueError(f"hf_config: `minicpm3` has a latent attention of which {engine} caches whole keys")
+    tokens = 0
+    stretched: set[str | None] = set()
+    for layer_type, said in _parameters(config).items():
+        name = _config.rope_type(said)
+        # Phi-3's first files said yarn and meant LongRoPE.
+        if name == "longrope" or name == "yarn" and "short_factor" in said:
+            original = config.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
+            if original is None:
+                raise ValueError(f"hf_config: {engine} needs `original_max_position_embeddings` for LongRoPE")
+            tokens = longrope(original)
+        elif name == "yarn":
+            _check_yarn(engine, config, said)
+            if "mrope_section" in said:
+                said["original_max_position_embeddings"] *= mrope_yarn
+        elif name == "dynamic" and not said.get("alpha"):
+            if not said.get("factor"):
+                raise ValueError(f"hf_config: {engine} needs a `factor` or an `alpha` for dynamic NTK")
+            stretched.add(layer_type)
+        if said.get("use_fope"):
+            raise ValueError("hf_config: Fourier position embedding (`use_fope`) is more than a turn")
+    rope = ModelRope.from_config(config, tokens)
+    if stretched:
+        rope = _stretched(rope, config, stretched)
+    # Their loaders reorder the weights of queries and keys, so that halves are pairs.
+    if kind in ("llama4", "llama4_text"):
+        rope = rope.stored(pairing="half-split")
+    return rope
+
+
+def _as_dict(hf_config: Any) -> dict[str, Any]:
+    """A copy of the part that is about text."""
+    part = _config.text(hf_config)
+    config: dict[str, Any] = json.loads(
+        json.dumps(part) if isinstance(part, dict) else part.to_json_string(use_diff=False)
+    )
+    return config
+
+
+def _parameters(config: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
+    """What is said of ropes, by the type of layers; None: of all."""
+    said = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(said, dict):
+        return {}
+    nested = {name: inner for name, inner in said.items() if isinstance(inner, dict)}
+    return dict(nested) if nested else {None: said}
+
+
+def _check_yarn(engine: str, config: dict[str, Any], said: dict[str, Any]) -> None:
+    original = said.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    if original is None or not said.get("factor"):
+        raise ValueError(f"hf_config: {engine} needs `factor` and `original_max_position_embeddings` for YaRN")
+    said["original_max_position_embeddings"] = original
+    config.pop("original_max_position_embeddings", None)
+    if said.get("extrapolation_factor", 1) != 1:
+        raise ValueError(
+            f"hf_config: {engine} weighs YaRN's ramp by an `extrapolation_factor`, here"
+            f" {said['extrapolation_factor']}, which is not known here: `Rope.from_inv_freq` takes any frequencies"
+        )
+
+
+def _stretched(rope: ModelRope, config: dict[str, Any], types: set[str | None]) -> ModelRope:
+    """Dynamic NTK, once and for all lengths: theta is multiplied as for ``factor`` times the longest sequence."""
+    said = _parameters(config)
+    layer_types = config.get("layer_types") or ()
+    layers: list[Rope | None] = []
+    for index in range(rope.layers):
+        one = rope.layer(index)
+        layer_type = layer_types[index] if None not in said and index < len(layer_types) else None
+        if one is not None and layer_type in types:
+            factor, dim = said[layer_type]["factor"], one.rotary_dim
+            growth = factor * factor - (factor - 1)
+            frequencies = [f * growth ** (-2 * pair / (dim - 2)) for pair, f in enumerate(one.inv_freq)]
+            one = Rope.from_inv_freq(frequencies, pairing=one.pairing, offset=one.offset)
+        layers.append(one)
+    return ModelRope.from_layers(layers)

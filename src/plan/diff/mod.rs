@@ -1,0 +1,113 @@
+//! The edits between two token sequences.
+//!
+//! What counts is how few tokens are to be encoded; what is removed costs nothing. A cached sequence
+//! is long and most of it is unchanged, so the first thing tried is the one whose time grows with the
+//! number of edits (`few`), which finds the best. Where there are too many, what the sequences have
+//! in common is looked for in three ways, and the best is taken:
+//! - as a whole, window by window, in the table of all pairs of tokens (`table`);
+//! - between runs of tokens that occur once on each side (`anchors`), long ones first, which are found
+//!   again however far they were moved, and what lies between them by all but the last way (`regions`);
+//! - token by token in place (`aligned`).
+//!
+//! No work depends on luck or on a clock: all of it is counted, and there is so much of it for each
+//! token, so the edits are always the same and no input takes quadratic time. At most it is 26 points
+//! of `few` and 128 words of the table (64 as a rule) for the whole; between anchors, as much of the
+//! table again, and 6 points for each of four lengths. Memory is some 200 bytes for each token at
+//! most, and 10 MB.
+
+mod aligned;
+mod anchors;
+mod few;
+mod kept;
+mod regions;
+mod shared;
+mod table;
+
+use self::kept::{Kept, common_prefix, common_suffix};
+use self::shared::Shared;
+use super::{Edit, Plan, check_rows};
+use crate::Result;
+
+/// Work for each token, in points, that finding few edits may take before anything else is tried.
+const QUICK: usize = 2;
+
+impl Edit {
+    /// Edits that turn the tokens `old` into `new`, in old order, at least one kept token between
+    /// any two.
+    ///
+    /// They leave few tokens to encode, in text of any kind: prose, tables, generated code, logs,
+    /// patterns of two tokens.
+    /// - Never are more to be encoded than if each token were compared with the one at the same
+    ///   distance from the front, or from the back, or up to some token from the front and behind it
+    ///   from the back. What is the same at both ends is kept.
+    /// - Of random edits, whatever their number, no more than twice as many are to be encoded as need
+    ///   be. This is measured (1.7 times at worst), not proved: what it takes to do worse are
+    ///   thousands of edits of a large text (more than 4096 tokens on both sides), in which parts
+    ///   that have moved by thousands of tokens have no run of tokens that is found nowhere else.
+    /// - Among edits that leave about as many to be encoded (half as many again at most), those that
+    ///   are fewer are taken: long runs are kept rather than single tokens that are the same by
+    ///   chance.
+    ///
+    /// The time is in proportion to the number of tokens, whatever they are: for 131 072 tokens 0.5 ms
+    /// if there are up to some hundred edits, 0.13 s at worst.
+    pub fn between(old: &[u32], new: &[u32]) -> Vec<Edit> {
+        let start = common_prefix(old, new);
+        let end = common_suffix(&old[start..], &new[start..]);
+        let (old_end, new_end) = (old.len() - end, new.len() - end);
+        let middle = middle(&old[start..old_end], &new[start..new_end]);
+        let mut kept = Kept::default();
+        kept.push(0, 0, start);
+        kept.extend(start, start, middle.runs());
+        kept.push(old_end, new_end, end);
+        kept.edits(old.len(), new.len())
+    }
+}
+
+impl Plan {
+    /// The plan from the tokens `old`, of which token `i` lies in row `i` and is at position `i`,
+    /// to the tokens `new`: that of [`Edit::between`] the two.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Plan`](crate::Error::Plan) if either sequence has more tokens than there are
+    /// positions.
+    pub fn from_tokens(old: &[u32], new: &[u32]) -> Result<Plan> {
+        check_rows(0, old.len())?;
+        check_rows(0, new.len())?;
+        Plan::from_edits(old.len(), &Edit::between(old, new))
+    }
+}
+
+/// What two sequences that differ at both ends have in common: the best of what the ways to look
+/// for it have found.
+fn middle(old: &[u32], new: &[u32]) -> Kept {
+    if old.is_empty() || new.is_empty() {
+        return Kept::default();
+    }
+    let few = few::compare(old, new, QUICK * (old.len() + new.len()));
+    let found = few.map_or_else(
+        || {
+            let shared = Shared::of(old, new);
+            let found = regions::compare(&shared).into_iter();
+            found.map(|kept| shared.places(&kept)).collect()
+        },
+        |kept| vec![kept],
+    );
+    let joined = found.into_iter().map(|kept| kept.joined(old, new));
+    best(aligned::compare(old, new), joined.collect(), new.len())
+}
+
+/// Of what was found in several ways, that with the fewest tokens to encode and edits together, one
+/// edit being worth a token: rows of long runs were encoded in the context that they are in now, more
+/// or less, and those of a run of one or two tokens are often the same by chance. But no more
+/// than half as many tokens again are to be encoded as need be, and never more than in place.
+fn best(in_place: Kept, found: Vec<Kept>, new: usize) -> Kept {
+    let encode = |kept: &Kept| new - kept.tokens();
+    let most = encode(&in_place);
+    let least = found.iter().map(encode).fold(most, usize::min);
+    let most = most.min(least + least / 2);
+    let ways = [in_place].into_iter().chain(found);
+    ways.filter(|kept| encode(kept) <= most)
+        .min_by_key(|kept| (encode(kept) + kept.runs().len(), encode(kept)))
+        .expect("the way with the fewest tokens to encode")
+}
