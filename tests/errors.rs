@@ -544,13 +544,13 @@ fn keys_and_values_of_two_types() {
 
 #[test]
 fn part_of_a_packed_head() {
-    // Packs of 4 dimensions: 4..12 are two whole ones, 2..10 cut two.
+    // Packs of 4 dimensions: 4..12 are two whole ones, others cut one at either end.
     let pages = KeyLayout::x_packed(F32, [5, 2, 4, 2, 4]);
-    let error = pages.narrow_dims(2..10).unwrap_err().to_string();
-    assert!(
-        error.contains("dimensions 2..10 cut a pack of 4"),
-        "{error}"
-    );
+    for cut in [2..10, 4..10, 2..12] {
+        let error = pages.narrow_dims(cut.clone()).unwrap_err().to_string();
+        let expected = format!("dimensions {cut:?} cut a pack of 4");
+        assert!(error.contains(&expected), "{error}");
+    }
     let narrow = pages.narrow_dims(4..12).unwrap();
     assert_eq!(narrow.head_dim(), 8);
 
@@ -599,4 +599,50 @@ fn threads_and_instruction_sets() {
     ));
     let error = Cpu::with_instruction_set("abacus").unwrap_err().to_string();
     assert!(error.starts_with("name: there is no abacus"), "{error}");
+}
+
+/// Turning keys where they are looks at no values: not at their table, their rows, or where they lie.
+#[test]
+fn values_that_do_not_fit_are_no_harm_to_a_rotation() {
+    let keys_layout = KeyLayout::nhd(F32, [5, 4, 2, 8]);
+    let tables: [&[u32]; 3] = [&[0, 1, 9, 2, 3], &[0, 1, 1, 2, 3], &[0]];
+    for table in tables {
+        let layout = CacheLayout::new(keys_layout, keys_layout.with_table(table));
+        let before = [numbers(LEN), numbers(LEN)];
+        let [mut keys, mut values] = before.clone();
+        let mut layers = [Layer::new(&mut keys, &mut values)];
+        Cpu::new()
+            .rotate(&rotations(), layout, &mut layers)
+            .unwrap();
+        assert!(keys != before[0]);
+        assert_same_bits(&values, &before[1], |index| format!("element {index}"));
+        // Where they move, they are looked at.
+        let mut layers = [Layer::new(&mut keys, &mut values)];
+        let refused = Cpu::new().splice(&rotations(), layout, &mut layers);
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("values: "), "{error}");
+    }
+}
+
+/// Tables are compared by what they hold, wherever they lie.
+#[test]
+fn tables_of_keys_and_values_in_one_buffer() {
+    let packed = KeyLayout::packed_nhd(F32, [5, 4, 1, 8]);
+    let values = packed.values.unwrap();
+    let (table, copy, other) = ([4, 0, 2, 1, 3], [4, 0, 2, 1, 3], [4, 0, 2, 3, 1]);
+    let keys = packed.keys.with_table(&table);
+    assert_eq!(keys, packed.keys.with_table(&copy));
+    assert_ne!(keys, packed.keys.with_table(&other));
+    assert_ne!(keys, packed.keys);
+    assert_ne!(keys, values.with_table(&table));
+
+    let splice = |values| {
+        let mut buffer = numbers(LEN);
+        let layout = CacheLayout::new(keys, values);
+        Cpu::new().splice(&rotations(), layout, &mut [Layer::packed(&mut buffer)])
+    };
+    splice(values.with_table(&table)).unwrap();
+    splice(values.with_table(&copy)).unwrap();
+    let error = splice(values.with_table(&other)).unwrap_err().to_string();
+    assert!(error.contains("keys and values share a buffer"), "{error}");
 }

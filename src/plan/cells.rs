@@ -140,7 +140,7 @@ mod tests {
             (4..6, -1),
             (6..6, 100),
             (8..END, 7),
-            (9..3, 50),
+            (Range { start: 9, end: 3 }, 50),
         ];
         let naive = |position: i32| -> i32 {
             let holds = |range: &Range<i64>| range.contains(&position.into());

@@ -312,17 +312,71 @@ impl Case {
         for kernels in Kernels::available() {
             let shift = random.below(128);
             let after = self.run(kernels, &before, table, shift);
-            if let Some(byte) = (0..after.len()).find(|&i| after[i] != expected[i]) {
-                let index = byte / self.element.size();
-                panic!(
-                    "{}: element {index} was {:#x}, is {:#x}, should be {:#x}; {self:?}",
-                    kernels.name,
-                    get(self.element, &before, index),
-                    get(self.element, &after, index),
-                    get(self.element, &expected, index),
-                );
-            }
+            let buffers = [&before[..], &after, &expected];
+            compare(self.element, buffers, (kernels.name, self));
         }
+    }
+}
+
+/// Panics with the first element that is not as expected, and with `what` was done.
+fn compare(
+    element: ElementType,
+    [before, after, expected]: [&[u8]; 3],
+    what: impl std::fmt::Debug,
+) {
+    let bits = |bytes: &[u8], index| {
+        let is_there = (index + 1) * element.size() <= bytes.len();
+        is_there.then(|| get(element, bytes, index))
+    };
+    if let Some(index) = first_difference(element, after, expected) {
+        panic!(
+            "element {index} was {:x?}, is {:x?}, should be {:x?}; {what:?}",
+            bits(before, index),
+            bits(after, index),
+            bits(expected, index),
+        );
+    }
+}
+
+/// The first element whose bits differ, one that either lacks included. NaNs have bits too.
+fn first_difference(element: ElementType, after: &[u8], expected: &[u8]) -> Option<usize> {
+    let size = element.size();
+    let elements = after.len().max(expected.len()).div_ceil(size);
+    (0..elements).find(|&at| after.chunks(size).nth(at) != expected.chunks(size).nth(at))
+}
+
+#[test]
+fn every_difference_is_found() {
+    for element in ELEMENTS {
+        let with = |index, bits| {
+            let mut bytes: Vec<u8> = (0..9 * element.size()).map(|byte| byte as u8).collect();
+            put(element, &mut bytes, index, bits);
+            bytes
+        };
+        for index in 0..9 {
+            let (one, nan) = (
+                with(index, store(element, 1.0)),
+                with(index, store(element, f32::NAN)),
+            );
+            assert_eq!(first_difference(element, &one, &one), None);
+            assert_eq!(first_difference(element, &nan, &nan), None);
+            assert_eq!(first_difference(element, &one, &nan), Some(index));
+            assert_eq!(first_difference(element, &nan, &one), Some(index));
+            // Another NaN, and the other zero.
+            let other = with(index, store(element, f32::NAN) - 1);
+            assert_eq!(first_difference(element, &other, &nan), Some(index));
+            let zeros = [0.0, -0.0].map(|zero| with(index, store(element, zero)));
+            assert_eq!(first_difference(element, &zeros[0], &zeros[1]), Some(index));
+            // Too short, by elements or by a byte.
+            let short = &one[..index * element.size()];
+            assert_eq!(first_difference(element, short, &one), Some(index));
+            assert_eq!(first_difference(element, &one, short), Some(index));
+        }
+        let whole = with(0, 0);
+        assert_eq!(
+            first_difference(element, &whole[..whole.len() - 1], &whole),
+            Some(8)
+        );
     }
 }
 
@@ -418,7 +472,7 @@ fn every_path_keeps_to_the_definition() {
 /// Runs pairs `(a, b)` through one window of `pairs` pairs at a time, both pairings, every path.
 fn check_values(element: ElementType, values: &[(u32, u32)], cos: f32, sin: f32) {
     for pairs in [1, 8, 16, 32, 40] {
-        let rows = values.len() / pairs;
+        let rows = values.len().div_ceil(pairs);
         for pairing in PAIRINGS {
             let case = Case {
                 element,
@@ -431,7 +485,7 @@ fn check_values(element: ElementType, values: &[(u32, u32)], cos: f32, sin: f32)
                 len: rows * 2 * pairs,
             };
             let mut before = vec![0; case.len * element.size()];
-            for (row, row_values) in values.chunks_exact(pairs).enumerate() {
+            for (row, row_values) in values.chunks(pairs).enumerate() {
                 for (i, &(x, y)) in row_values.iter().enumerate() {
                     let (a, b) = places(pairing, pairs, i);
                     put(element, &mut before, row * 2 * pairs + a, x);
@@ -442,13 +496,8 @@ fn check_values(element: ElementType, values: &[(u32, u32)], cos: f32, sin: f32)
             let expected = case.expected(&before, (&cos, &sin));
             for kernels in Kernels::available() {
                 let after = case.run(kernels, &before, (&cos, &sin), 0);
-                assert!(
-                    after == expected,
-                    "{}: {case:?}, cos {}, sin {}",
-                    kernels.name,
-                    cos[0],
-                    sin[0]
-                );
+                let buffers = [&before[..], &after, &expected];
+                compare(element, buffers, (kernels.name, &case, cos[0], sin[0]));
             }
         }
     }
