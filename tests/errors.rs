@@ -269,11 +269,9 @@ fn table_entries_that_no_row_needs_are_not_looked_at() {
             .unwrap();
         [keys, values]
     });
-    for half in 0..2 {
-        assert!(with[half] != before[half]);
-        assert_same_bits(&with[half], &without[half], |index| {
-            format!("element {index}")
-        });
+    for ((with, without), before) in with.iter().zip(&without).zip(&before) {
+        assert!(with != before);
+        assert_same_bits(with, without, |index| format!("element {index}"));
     }
 }
 
@@ -652,24 +650,39 @@ fn tables_of_keys_and_values_in_one_buffer() {
     assert!(error.contains("keys and values share a buffer"), "{error}");
 }
 
+#[test]
+fn heads_that_are_not_there() {
+    for outside in [0..3, 1..1, 2..3] {
+        let error = layout().narrow_heads(outside.clone()).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("{outside:?}")),
+            "{error}"
+        );
+    }
+    assert_eq!(layout().narrow_heads(1..2).unwrap().heads(), 1);
+}
+
 /// From fewer blocks to more of the same buffer.
 #[test]
 fn a_copy_to_other_blocks_may_grow() {
     let pages = KeyLayout::nhd(F32, [10, 2, 2, 8]);
-    let plan = Plan::from_edits(2, &[Edit::insert(0, 4)]).unwrap();
+    let plan = Plan::from_edits(2, &[Edit::insert(1, 1)]).unwrap();
     let rotations = Rotations::new(&plan, &Rope::from_theta(10_000.0, 8).unwrap()).unwrap();
-    let (src, dst) = (pages.with_table(&[5]), pages.with_table(&[1, 9, 4]));
+    let (src, dst) = (pages.with_table(&[5]), pages.with_table(&[1, 9]));
     let before = [numbers(LEN), numbers(LEN)];
     let [mut keys, mut values] = before.clone();
     let mut layers = [Layer::new(&mut keys, &mut values)];
     Cpu::new()
         .copy_within(&rotations, src, dst, &mut layers)
         .unwrap();
-    let block = |index: usize| index * 32..(index + 1) * 32;
-    let mut expected = before[1].clone();
-    expected[block(4)].copy_from_slice(&before[1][block(5)]);
-    assert_same_bits(&values, &expected, |index| format!("element {index}"));
-    assert!(keys[block(4)] != before[0][block(4)]);
-    keys[block(4)].copy_from_slice(&before[0][block(4)]);
-    assert_same_bits(&keys, &before[0], |index| format!("element {index}"));
+    let row = |block: usize, row: usize| (2 * block + row) * 16..(2 * block + row + 1) * 16;
+    let mut expected = before.clone();
+    for (expected, before) in expected.iter_mut().zip(&before) {
+        expected[row(1, 0)].copy_from_slice(&before[row(5, 0)]);
+    }
+    expected[1][row(9, 0)].copy_from_slice(&before[1][row(5, 1)]);
+    assert_same_bits(&values, &expected[1], |index| format!("element {index}"));
+    assert!(keys[row(9, 0)] != before[0][row(9, 0)] && keys[row(9, 0)] != before[0][row(5, 1)]);
+    keys[row(9, 0)].copy_from_slice(&before[0][row(9, 0)]);
+    assert_same_bits(&keys, &expected[0], |index| format!("element {index}"));
 }
