@@ -326,11 +326,11 @@ fn valid_blocks(
     Ok(())
 }
 
-/// A block as its table has it: those of engines are of signed numbers, -1 for none.
+/// A block as its table has it: those of engines are of signed numbers, in which -1 says that there is none.
 fn shown(block: u32) -> i64 {
-    match i32::try_from(block) {
-        Ok(block) => block.into(),
-        Err(_) => (block as i32).into(),
+    match block {
+        u32::MAX => -1,
+        block => block.into(),
     }
 }
 

@@ -466,9 +466,8 @@ impl<'t> KeyLayout<'t> {
         let Some(both) = gap.checked_add(second_span) else {
             return false;
         };
-        first_span <= gap
-            && nested_span_from(both, &mut outer).is_ok()
-            && (same_table(first.table, second.table) || first.table == second.table)
+        // Whichever blocks their tables name: both are in the same part of every one.
+        first_span <= gap && nested_span_from(both, &mut outer).is_ok()
     }
 }
 

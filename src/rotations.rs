@@ -162,23 +162,21 @@ impl Table {
     }
 }
 
-/// Makes a list its owner's alone, with memory for `len` items; what it holds stays.
-fn reserve<T: Clone>(list: &mut Arc<Vec<T>>, len: usize) -> Result<()> {
-    let failed = |_| Error::OutOfMemory(format!("{len} items of {} bytes", size_of::<T>()));
-    if Arc::get_mut(list).is_none() {
-        let mut own = Vec::new();
-        own.try_reserve(len.max(list.len())).map_err(failed)?;
-        own.extend_from_slice(list);
-        *list = Arc::new(own);
-    }
-    let own = Arc::get_mut(list).expect("nobody shares it any more");
+/// Memory for `len` items in a list that nobody shares, or another list to put in the place of one that somebody does.
+fn reserve<T>(list: &mut Arc<Vec<T>>, len: usize) -> Result<Option<Vec<T>>> {
+    let mut fresh = None;
+    let own = match Arc::get_mut(list) {
+        Some(own) => own,
+        None => fresh.insert(Vec::new()),
+    };
     own.try_reserve(len.saturating_sub(own.len()))
-        .map_err(failed)
+        .map_err(|_| Error::OutOfMemory(format!("{len} items of {} bytes", size_of::<T>())))?;
+    Ok(fresh)
 }
 
 /// The memory of a list that has been [reserved](reserve), without what it held.
 fn emptied<T>(list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
-    let list = Arc::get_mut(list).expect("`reserve` has made it its owner's");
+    let list = Arc::get_mut(list).expect("nobody shares what `reserve` has seen to");
     list.clear();
     list
 }
@@ -288,12 +286,19 @@ impl Rotations {
             )));
         }
 
-        // All of it before anything changes.
-        for table in &mut self.tables {
+        // All memory before anything changes.
+        let mut fresh = Vec::new();
+        for (index, table) in self.tables.iter_mut().enumerate() {
             let rows = if table.row_by_row { rows } else { deltas };
-            reserve(&mut table.cos_sin, rows * 2 * table.new.pairs())?;
+            let own = reserve(&mut table.cos_sin, rows * 2 * table.new.pairs())?;
+            fresh.extend(own.map(|own| (index, own)));
         }
-        reserve(&mut self.spans, plan.kept().len())?;
+        if let Some(own) = reserve(&mut self.spans, plan.kept().len())? {
+            self.spans = Arc::new(own);
+        }
+        for (index, own) in fresh {
+            self.tables[index].cos_sin = Arc::new(own);
+        }
 
         self.old_rows = plan.old_rows();
         self.new_rows = plan.new_rows();

@@ -279,8 +279,20 @@ fn plan(rows: usize, random: &mut SmallRng) -> Plan {
             Plan::from_kept(rows, &kept)
         }
         1 => {
-            let mut positions = || (0..rows).map(|_| random.random_range(0..1 << 30)).collect();
-            let (old, new): (Vec<i32>, Vec<i32>) = (positions(), positions());
+            // Some rows are free; the others are anywhere, the last positions among them.
+            let mut position = || match random.random() {
+                true => random.random_range(0..=i32::MAX),
+                false => i32::MAX - random.random_range(0..9),
+            };
+            let pairs: Vec<(i32, i32)> = (0..rows).map(|_| (position(), position())).collect();
+            let free = |pair| {
+                if random.random_ratio(1, 4) {
+                    (-1, -1)
+                } else {
+                    pair
+                }
+            };
+            let (old, new): (Vec<i32>, Vec<i32>) = pairs.into_iter().map(free).unzip();
             Plan::from_positions(&old, &new)
         }
         _ => {

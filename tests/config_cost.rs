@@ -3,63 +3,16 @@
 
 #![cfg(feature = "config")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
+use counting::taken;
 use pie_rope::{Error, ModelRope, Rope};
 use serde_json::{Value, json};
 
-thread_local! {
-    // Constant and without destructors, so that counting allocates nothing itself.
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-    static TOTAL: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count(bytes: usize, sign: isize) {
-    LIVE.set(LIVE.get() + sign * bytes as isize);
-    PEAK.set(PEAK.get().max(LIVE.get()));
-    if sign > 0 {
-        TOTAL.set(TOTAL.get() + bytes);
-    }
-}
-
-struct Counting;
-
-// SAFETY: every call goes on to the system's allocator as it came; counting touches no memory that
-// is allocated.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 1);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        count(layout.size(), -1);
-        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // As if old and new were there at once, which they may be.
-        count(size, 1);
-        count(layout.size(), -1);
-        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
 /// Reads a text, and holds what that took to its length and to the ropes.
 fn read(name: &str, text: &str) -> Result<ModelRope, Error> {
-    let (live, total) = (LIVE.get(), TOTAL.get());
-    PEAK.set(live);
-    let read = ModelRope::from_config_json(text);
-    let peak = (PEAK.get() - live) as usize;
-    let total = TOTAL.get() - total;
+    let (read, taken) = taken(|| ModelRope::from_config_json(text));
+    let (peak, total) = (taken.peak, taken.bytes);
     let ropes = read.as_ref().map_or(0, |model| {
         let pairs = model.ropes().iter().map(Rope::pairs);
         pairs.sum::<usize>() * size_of::<f64>()

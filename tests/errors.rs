@@ -646,8 +646,8 @@ fn tables_of_keys_and_values_in_one_buffer() {
     };
     splice(values.with_table(&table)).unwrap();
     splice(values.with_table(&copy)).unwrap();
-    let error = splice(values.with_table(&other)).unwrap_err().to_string();
-    assert!(error.contains("keys and values share a buffer"), "{error}");
+    // Keys and values are in different parts of every block, whichever it is.
+    splice(values.with_table(&other)).unwrap();
 }
 
 #[test]

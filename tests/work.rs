@@ -1,47 +1,16 @@
 //! What a call costs follows what it has to do, not a number in its arguments: memory is counted here, byte by byte.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
+use counting::taken;
 use pie_rope::{
     CacheLayout, Cpu, Edit, ElementType, KeyLayout, Layer, ModelRope, Plan, Rope, Rotations,
 };
 
-thread_local! {
-    // Constant and without a destructor, so that counting allocates nothing itself.
-    static BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes on to the system's allocator as it came; counting touches no memory that is allocated.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.set(BYTES.get() + layout.size());
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        BYTES.set(BYTES.get() + size);
-        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-/// What a call returns, and the bytes that it has allocated.
+/// What a call returns, and the bytes that it has asked for.
 fn bytes<T>(run: impl FnOnce() -> T) -> (T, usize) {
-    let before = BYTES.get();
-    let result = run();
-    (result, BYTES.get() - before)
+    let (result, taken) = taken(run);
+    (result, taken.bytes)
 }
 
 fn rope(theta: f64) -> Rope {
@@ -66,11 +35,12 @@ fn rotations_of_some_rows_or_layers_share_their_tables() {
         assert!(some.1 < 2_000, "{name}: {} bytes", some.1);
         assert_eq!(some.0.tables()[0].row(7), all.tables()[0].row(7), "{name}");
     }
-    // What is shared is not written to.
+    // What is shared is neither written to nor copied.
     let mut update = all.clone();
-    update
-        .update(&Plan::from_edits(40, &[Edit::delete(0..3)]).unwrap())
-        .unwrap();
+    let next = Plan::from_edits(40, &[Edit::delete(0..3)]).unwrap();
+    let (updated, bytes) = bytes(|| update.update(&next));
+    updated.unwrap();
+    assert!(bytes < 37 * row + 2_000, "update: {bytes} bytes");
     assert_eq!(update.tables()[0].rows(), 37);
     assert_eq!(all.tables()[0].rows(), 50_000);
 }
@@ -155,4 +125,71 @@ fn a_stride_that_nobody_takes() {
     Cpu::new().splice(&rotations, bhsd, &mut layers).unwrap();
     assert_eq!(keys, plain);
     assert_ne!(keys, before);
+}
+
+/// Nothing to do is nothing to pay for, however many heads or sequences a layout claims.
+#[test]
+fn a_number_of_heads_is_no_amount_of_memory() {
+    let mut keys = [0.5f32; 8];
+    let layer = pie_rope::RawLayer {
+        keys: keys.as_mut_ptr().cast(),
+        keys_len: usize::MAX,
+        values: std::ptr::null_mut(),
+        values_len: 0,
+    };
+    let rotations = |plan: &Plan| Rotations::new(plan, &Rope::from_theta(1e4, 4).unwrap()).unwrap();
+    let nothing = rotations(&Plan::from_edits(2, &[]).unwrap());
+    let empty = rotations(&Plan::from_kept(2, &[]).unwrap());
+    for [batch, heads] in [[1 << 40, 1], [1, 1 << 40], [1, 1 << 58]] {
+        for layout in [
+            KeyLayout::bhsd(ElementType::F32, [batch, heads, 2, 4]),
+            KeyLayout::bshd(ElementType::F32, [batch, 2, heads, 4]),
+        ] {
+            let layout = CacheLayout::keys_only(layout);
+            let cpu = Cpu::with_threads(1).unwrap();
+            // SAFETY: no row turns, moves or is copied, so nothing is read or written.
+            let (result, bytes) = bytes(|| unsafe {
+                cpu.rotate_raw(&nothing, &layout, &[layer])?;
+                cpu.splice_raw(&nothing, &layout, &[layer])?;
+                cpu.copy_raw(&empty, (&layout, &[layer]), (&layout, &[layer]))
+            });
+            result.unwrap();
+            assert!(bytes < 10_000, "{bytes} bytes");
+        }
+    }
+}
+
+/// Keys and values of packed pages lie apart whatever their tables say, so no table is compared.
+#[test]
+fn packed_pages_by_two_tables() {
+    let (blocks, block) = (9, 2);
+    let tables: [Vec<u32>; 2] = [vec![3, 1, 7, 0], vec![2, 8, 1, 5]];
+    let packed = KeyLayout::packed_nhd(ElementType::F32, [blocks, block, 1, 4]);
+    let mut layout = packed.with_table(&tables[0]);
+    layout.values = layout.values.map(|values| values.with_table(&tables[1]));
+    let before: Vec<f32> = (0..blocks * 2 * block * 4).map(|i| i as f32).collect();
+    let mut cache = before.clone();
+    let plan = Plan::from_edits(7, &[Edit::insert(2, 1)]).unwrap();
+    let rotations = Rotations::new(&plan, &Rope::from_theta(1e4, 4).unwrap()).unwrap();
+    let mut layers = [Layer::packed(&mut cache)];
+    Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
+    let at = |row: usize, part: usize| {
+        let block = tables[part][row / 2] as usize;
+        (block * 4 + part * 2 + row % 2) * 4
+    };
+    for row in 2..7 {
+        let (from, to) = (at(row, 1), at(row + 1, 1));
+        assert_eq!(
+            cache[to..to + 4],
+            before[from..from + 4],
+            "the value of row {row}"
+        );
+        let to = at(row + 1, 0);
+        assert_ne!(
+            cache[to..to + 4],
+            before[to..to + 4],
+            "the key of row {row}"
+        );
+    }
+    assert_eq!(cache[at(1, 0)..][..4], before[at(1, 0)..][..4]);
 }

@@ -361,7 +361,9 @@ fn rows_to_encode(plan: &Plan) -> Vec<usize> {
 /// Refuses what could not be compared.
 fn numbers(logits: &[f32]) -> Result<()> {
     ensure!(
-        !logits.is_empty() && logits.iter().all(|logit| !logit.is_nan()),
+        // -inf is a token that cannot follow; of +inf no probability comes.
+        logits.iter().any(|logit| logit.is_finite())
+            && logits.iter().all(|&logit| logit < f32::INFINITY),
         "the model predicts nothing: its logits are not numbers"
     );
     Ok(())
@@ -396,7 +398,12 @@ pub(crate) fn divergence(reference: &[f32], logits: &[f32]) -> Result<f64> {
     numbers(reference)?;
     numbers(logits)?;
     let (p, q) = (log_softmax(reference), log_softmax(logits));
-    Ok(zip(&p, &q).map(|(p, q)| p.exp() * (p - q)).sum())
+    let terms = zip(&p, &q).map(|(p, q)| match p.exp() {
+        // What the reference never says adds nothing, however unlikely it is elsewhere.
+        0.0 => 0.0,
+        probability => probability * (p - q),
+    });
+    Ok(terms.sum())
 }
 
 /// What is compared pair by pair has to have pairs.

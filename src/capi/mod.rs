@@ -4,6 +4,10 @@
 //! The functions are no part of the Rust interface: this module is private, and they are reached by their symbols.
 //! Every pointer comes from the caller, who keeps the header's rules; what can be checked is checked here (null,
 //! alignment, `struct_size`, lengths), and everything else by the Rust function behind it.
+//!
+//! Memory that follows from a number alone (blocks, heads, rows, tables of angles) is asked for only where it is needed,
+//! and its lack is an error. Only what is in proportion to arrays that the caller holds, a few times their size, is taken
+//! as Rust takes it, which ends the process where there is none.
 
 #![allow(
     non_camel_case_types,

@@ -283,13 +283,12 @@ impl Cpu {
             true,
         )?;
         let spans: Vec<_> = check::splice_order(rotations.spans()).copied().collect();
+        if spans.is_empty() {
+            return Ok(());
+        }
         let transfers = self.transfers(rotations, (layout, layers), (layout, layers));
         let lanes = lanes(&transfers, self.threads());
-        let bytes = transfers
-            .iter()
-            .map(|t| t.row_bytes(t.dst.layout.heads()))
-            .sum::<usize>()
-            * spans.iter().map(|span| span.len).sum::<usize>();
+        let bytes = bytes(&transfers, spans.iter().map(|span| span.len).sum());
         self.threads.run(lanes.len(), bytes, |lane| {
             let (transfer, part) = &lanes[lane];
             let mut scratch = Groups::default();
@@ -381,6 +380,9 @@ impl Cpu {
         };
         let layout = first.dst.layout;
         let spans: Vec<_> = spans.collect();
+        if spans.is_empty() {
+            return;
+        }
         // Rows with an angle each: fetching it is worth more than a long stream of one head.
         let row_by_row = |transfer: &Transfer<'_>| transfer.table.is_some_and(Table::is_row_by_row);
         let heads = if transfers.iter().any(row_by_row) {
@@ -411,11 +413,7 @@ impl Cpu {
             })
             .collect();
         let tasks = ends.last().copied().unwrap_or(0);
-        let bytes = pieces.iter().map(|(_, rows)| rows.len()).sum::<usize>()
-            * transfers
-                .iter()
-                .map(|t| t.row_bytes(t.dst.layout.heads()))
-                .sum::<usize>();
+        let bytes = bytes(&transfers, pieces.iter().map(|(_, rows)| rows.len()).sum());
         self.threads.run(tasks, bytes, |task| {
             let index = ends.partition_point(|&end| end <= task);
             let start = if index == 0 { 0 } else { ends[index - 1] };
@@ -425,6 +423,14 @@ impl Cpu {
             unsafe { transfers[index].span(span, rows.clone(), part, &mut Groups::default()) };
         });
     }
+}
+
+/// Bytes that `rows` rows of all transfers take; as many as can be counted, where a layout claims more.
+fn bytes(transfers: &[Transfer<'_>], rows: usize) -> usize {
+    let row = transfers.iter().fold(0usize, |sum, transfer| {
+        sum.saturating_add(transfer.row_bytes(transfer.dst.layout.heads()))
+    });
+    row.saturating_mul(rows)
 }
 
 /// The layout, if it is for elements of type `T`.

@@ -96,7 +96,8 @@ impl Transfer<'_> {
             Some(table) if !self.moves => table.rope().rotary_dim(),
             _ => self.dst.layout.head_dim(),
         };
-        heads * dims * self.dst.layout.element().size()
+        let bytes = dims.saturating_mul(self.dst.layout.element().size());
+        heads.saturating_mul(bytes)
     }
 
     /// Brings rows `rows` of `span`, counted from its start, to their destination. `scratch` is what this
