@@ -51,6 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 /// What a call has taken.
+#[allow(dead_code, reason = "each test counts by one of them")]
 pub struct Taken {
     /// How often it has asked for memory.
     pub allocations: usize,
