@@ -83,9 +83,9 @@ impl Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {
     Cpu,
-    /// The first NVIDIA GPU; needs `--features cuda`.
+    /// The first NVIDIA GPU; scripts/live-edit builds it in, cargo with `--features cuda`.
     Cuda,
-    /// Any graphics adapter that wgpu finds; needs `--features wgpu`.
+    /// Any graphics adapter that wgpu finds; scripts/live-edit builds it in, cargo with `--features wgpu`.
     Wgpu,
 }
 
