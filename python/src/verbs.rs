@@ -52,12 +52,12 @@ pub(crate) fn splice(
 }
 
 /// Copy every row that the plan keeps to other tensors, or to other pages of the same ones, and turn keys on the way.
-/// ``None`` says that there are no values.
+/// ``None`` says that there are no values. All tensors are named, as any order of four could be mistaken.
 ///
 /// See the module's documentation for tensors, layouts, block tables, streams and workspaces.
 #[pyfunction]
 #[pyo3(signature = (
-    rotations, src_keys, dst_keys, src_values, dst_values, *, layout="bhsd", values_layout=None,
+    rotations, *, src_keys, dst_keys, src_values, dst_values, layout="bhsd", values_layout=None,
     dst_layout=None, dst_values_layout=None, block_table=None, dst_block_table=None, stream=None, workspace=None
 ))]
 #[allow(clippy::too_many_arguments, reason = "they are keywords in Python")]

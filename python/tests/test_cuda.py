@@ -47,7 +47,14 @@ def test_verbs_in_a_stream(random, driver, element):
     rotations = Rotations(PLAN, ROPE)
     # Elsewhere first, then in place.
     copies = [driver.upload(a) for a in host[4:]]
-    pie_rope.copy(rotations, keys[0], copies[0], values[0], copies[1], stream=stream)
+    pie_rope.copy(
+        rotations,
+        src_keys=keys[0],
+        dst_keys=copies[0],
+        src_values=values[0],
+        dst_values=copies[1],
+        stream=stream,
+    )
     pie_rope.splice(rotations, keys, values, stream=stream)
     driver.synchronize()
     # Every tensor was told which stream will use it.

@@ -104,7 +104,8 @@ def test_rotate_leaves_rows_and_copy_leaves_the_source(random, element):
     want_keys, want_values = spliced(rows(keys, "bhsd"), rows(values, "bhsd"), plan, rope)
     new_keys, new_values = (array(random, (1, ROOM, HEADS, DIM), element) for _ in range(2))
     old = keys.copy(), values.copy()
-    pie_rope.copy(Rotations(plan, rope), keys, new_keys, values, new_values, dst_layout="bshd")
+    ends = {"src_keys": keys, "dst_keys": new_keys, "src_values": values, "dst_values": new_values}
+    pie_rope.copy(Rotations(plan, rope), **ends, dst_layout="bshd")
     assert (old[0] == keys).all() and (old[1] == values).all()
     assert_close(rows(new_keys, "bshd")[: plan.new_rows], want_keys, rope, element)
     assert_same(rows(new_values, "bshd")[: plan.new_rows], want_values)
@@ -193,7 +194,8 @@ def test_empty_tensors_and_nothing_to_do(random):
     nothing = Rotations(Plan.from_edits(0, []), rope)
     pie_rope.splice(nothing, empty, empty.copy())
     room = np.zeros((1, HEADS, 4, DIM), np.float32)
-    pie_rope.copy(Rotations(Plan.from_edits(0, [Edit.insert(0, 4)]), rope), empty, room, empty.copy(), room.copy())
+    opened = Rotations(Plan.from_edits(0, [Edit.insert(0, 4)]), rope)
+    pie_rope.copy(opened, src_keys=empty, dst_keys=room, src_values=empty.copy(), dst_values=room.copy())
     keys = array(random, (1, HEADS, ROOM, DIM), "float32")
     before = keys.copy()
     for edits in ([], [Edit.delete(0, ROWS)]):
@@ -274,7 +276,10 @@ def test_errors_name_the_argument_and_nothing_is_written(random):
     refused(splice(keys[..., :16], values[..., :16]), "the rope turns dimensions 0..32, the head dimension is 16")
     refused(splice([keys, before.copy()], [values]), "values: 1 layers, but keys: 2")
     refused(splice(keys, np.concatenate([values, values])), "values: a batch of 2, but keys: of 1")
-    refused(lambda: pie_rope.copy(rotations, None, keys, None, None), "src_keys: NoneType is no tensor", TypeError)
+    # Any order of four tensors could be mistaken.
+    refused(lambda: pie_rope.copy(rotations, keys, values, before, before), "takes 1 positional argument", TypeError)
+    ends = {"src_keys": None, "dst_keys": keys, "src_values": None, "dst_values": None}
+    refused(lambda: pie_rope.copy(rotations, **ends), "src_keys: NoneType is no tensor", TypeError)
     refused(lambda: pie_rope.check([keys, keys]), "keys[0] and keys[1] share memory")
     refused(splice(keys, keys), "keys and values share memory")
     refused(splice(keys, keys[:, :, ::-1]), "negative stride")

@@ -23,6 +23,7 @@ Layouts
     its values: blocks, heads, dim, block).
 Block tables
     With ``block_table``, row ``r`` is in block ``block_table[r // block]``; with ``"slots"``, entry ``r`` is its slot.
+    Without one, blocks are in order: rows 0 and on are in block 0, whosever that is.
 Streams
     On a GPU a call is one kernel, in ``stream`` (an integer, or a stream of torch or cupy); without it, in torch's
     current stream for tensors of torch, else in the default one. It is not waited for.

@@ -196,11 +196,11 @@ def splice(
 
 def copy(
     rotations: Rotations,
+    *,
     src_keys: _Tensors,
     dst_keys: _Tensors,
     src_values: _Tensors | None,
     dst_values: _Tensors | None,
-    *,
     layout: _Layout = "bhsd",
     values_layout: _Layout | None = None,
     dst_layout: _Layout | None = None,

@@ -44,5 +44,12 @@ def copy(
         if new[place] in theirs:
             raise ValueError(f"{name}: entry {place} is {new[place]}, which is shared, behind one that is not")
     _native.copy(
-        rotations.starting_at(shared), keys, keys, values, values, block_table=old, dst_block_table=new, **options
+        rotations.starting_at(shared),
+        src_keys=keys,
+        dst_keys=keys,
+        src_values=values,
+        dst_values=values,
+        block_table=old,
+        dst_block_table=new,
+        **options,
     )

@@ -260,7 +260,9 @@ class _Call:
         for number, layer in enumerate(self.layers):
             key, value = apart(getattr(layer, self.turned).detach()), apart(getattr(layer, self.moved).detach())
             new_key, new_value = _longer(key, plan), _longer(value, plan)
-            copy(self.rotations.select([number]), key, new_key, value, new_value)
+            copy(
+                self.rotations.select([number]), src_keys=key, dst_keys=new_key, src_values=value, dst_values=new_value
+            )
             setattr(layer, self.turned, new_key)
             setattr(layer, self.moved, new_value)
 
