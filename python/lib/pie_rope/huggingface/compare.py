@@ -177,7 +177,7 @@ def _far(model: Any, rotary: Rotary) -> int:
     """A position at which dynamic NTK is as it is now, and LongRoPE past its switch."""
     most = int(_config.entry(model.config, "max_position_embeddings", "n_positions") or _FAR + 1)
     far = min(_FAR, most - 1)
-    for said_of in _config.parameters(model.config):
+    for said_of in _config.parameters(model.config).values():
         if _config.rope_type(said_of) == "longrope":
             switch = said_of.get("original_max_position_embeddings")
             switch = int(switch or _config.entry(model.config, "original_max_position_embeddings") or most)

@@ -226,7 +226,7 @@ def _check_media(model: Any, tokens: torch.Tensor | None) -> None:
     if isinstance(config, ModelRope):
         return
     deltas = [module.rope_deltas for module in model.modules() if hasattr(module, "rope_deltas")] if is_model else []
-    if not deltas and not any("mrope_section" in parameters for parameters in _config.parameters(config)):
+    if not deltas and not any("mrope_section" in parameters for parameters in _config.parameters(config).values()):
         return
     if tokens is not None:
         if compare.special_tokens(config).intersection(tokens.flatten().tolist()):
