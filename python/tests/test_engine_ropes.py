@@ -227,6 +227,14 @@ def test_what_cannot_be_followed_is_refused_by_name(engine):
         (config(dict(type="xdrope", alpha=2.0)), "is `xdrope`"),
         (config(dict(type="longrope", short_factor=[1.0] * 32, long_factor=[1.0] * 32)), f"{name} needs `original_"),
         (config(model_type="minicpm3"), "`minicpm3` has a latent attention"),
+        (config(model_type="mistral", partial_rotary_factor=0.5), f"`mistral` has a .* of 0.5, .* {name} does is not"),
+        (config(partial_rotary_factor=1.5), "`partial_rotary_factor` is 1.5"),
+        (config(partial_rotary_factor=0.3), "makes 19 dimensions turn: they are no pairs"),
+        (config(dict(type="dynamic", factor=2.0), rope_parameters=dict(rope_type="default")), "it is dynamic, but"),
+        (
+            config(dict(type="linear", factor=2.0), rope_parameters=dict(rope_type="linear", factor=4.0)),
+            "contradicts rope_parameters",
+        ),
         (config(model_type="what"), "`what` is not a model type"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -236,9 +244,9 @@ def test_what_cannot_be_followed_is_refused_by_name(engine):
         model_rope(config(), 0)
     with pytest.raises(TypeError):
         model_rope(config(), None)
-    with pytest.raises(TypeError, match="config: it must be the text of a config.json, a dict of it"):
+    with pytest.raises(TypeError, match="hf_config: it must be a configuration of transformers, a dict of it"):
         model_rope(None, 8192)
-    with pytest.raises(ValueError, match="it is not the text of a config.json"):
+    with pytest.raises(ValueError, match="hf_config: it is not the text of a config.json"):
         model_rope("llama", 8192)
 
 
@@ -250,3 +258,77 @@ def test_configurations_of_transformers(engine):
         rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=1e4),
     )  # fmt: skip
     alike(ENGINES[engine].model_rope(made, 8192).layer(0), dynamic(1e4, 2.0, TRAINED))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("factor", [0.5, 0.35])
+def test_llama_turns_a_part_of_its_heads(engine, factor):
+    """LlamaAttention of both: ``rotary_dim = int(partial_rotary_factor * head_dim)``, under every scaling."""
+    model_rope, dim = ENGINES[engine].model_rope, int(factor * HEAD)
+    alike(model_rope(config(partial_rotary_factor=factor), 8192).layer(0), plain(1e4, dim))
+    alike(model_rope(config(partial_rotary_factor=factor, head_dim=80), 8192).layer(0), plain(1e4, int(factor * 80)))
+    inside = dict(rope_type="linear", factor=4.0, rope_theta=1e4, partial_rotary_factor=factor)
+    said = config(rope_parameters=inside)
+    alike(model_rope(said, 8192).layer(2), plain(1e4, dim) / f32(4))
+    assert inside["partial_rotary_factor"] == factor, "the caller's own configuration stays"
+    stretched = config(dict(type="dynamic", factor=2.0), partial_rotary_factor=factor)
+    alike(model_rope(stretched, 8192).layer(0), dynamic(1e4, 2.0, TRAINED, dim))
+    # Where transformers looks at it as well.
+    phi = config(model_type="phi", partial_rotary_factor=factor)
+    assert model_rope(phi, 8192) == ModelRope.from_config(phi)
+    assert model_rope(phi, 8192).layer(0).rotary_dim == dim
+    assert model_rope(config(model_type="mistral", partial_rotary_factor=1.0), 8192).layer(0).rotary_dim == HEAD
+
+
+def test_sglangs_llama_may_have_neighbours_for_pairs():
+    for style, pairing in ((True, "half-split"), (False, "interleaved"), (None, "half-split")):
+        rope = sglang.model_rope(config(rope_is_neox_style=style), 8192).layer(0)
+        assert rope.pairing == pairing
+        alike(rope, plain(1e4))
+        assert vllm.model_rope(config(rope_is_neox_style=style), 8192).layer(0).pairing == "half-split"
+    assert sglang.model_rope(config(model_type="cohere", rope_is_neox_style=False), 8192).layer(0) is not None
+    for kind, style in (("mistral", False), ("cohere", True)):
+        with pytest.raises(ValueError, match=f"`{kind}` has a `rope_is_neox_style` of {style}"):
+            sglang.model_rope(config(model_type=kind, rope_is_neox_style=style), 8192)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_files_with_both_forms(engine):
+    """transformers believes the older one, and so is it done here; what differs in type is refused (see above)."""
+    model_rope = ENGINES[engine].model_rope
+    both = config(
+        dict(type="dynamic", factor=2.0), rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=1e4)
+    )
+    alike(model_rope(both, 8192).layer(0), dynamic(1e4, 2.0, TRAINED))
+    # The newer one says nothing of a type but that of transformers' default.
+    alike(model_rope(config(dict(type="default"), rope_parameters=dict(rope_theta=1e4)), 8192).layer(0), plain(1e4))
+    gemma = dict(
+        model_type="gemma3_text", hidden_size=256, num_attention_heads=4, head_dim=HEAD, num_hidden_layers=2,
+        layer_types=["sliding_attention", "full_attention"], max_position_embeddings=TRAINED,
+        rope_scaling=dict(rope_type="linear", factor=8.0),
+        rope_parameters={
+            "sliding_attention": dict(rope_type="default", rope_theta=1e4),
+            "full_attention": dict(rope_type="linear", rope_theta=1e6, factor=8.0),
+        },
+    )  # fmt: skip
+    rope = model_rope(gemma, 8192)
+    alike(rope.layer(0), plain(1e4))
+    alike(rope.layer(1), plain(1e6) / f32(8))
+    gemma["rope_scaling"] = dict(rope_type="dynamic", factor=8.0)
+    with pytest.raises(ValueError, match="rope_scaling: it is dynamic, but `rope_parameters` are default and linear"):
+        model_rope(gemma, 8192)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_text_part_that_does_not_say_its_type(engine):
+    """It is the outer one's, as the crate's reader has it."""
+    model_rope = ENGINES[engine].model_rope
+    text = dict(hidden_size=256, num_attention_heads=4, head_dim=HEAD, num_hidden_layers=7)
+    whole = dict(model_type="gemma3", text_config=text)
+    assert model_rope(whole, 8192) == ModelRope.from_config(whole) == model_rope(json.dumps(whole), 8192)
+    assert "model_type" not in text
+    deeper = dict(model_type="qwen2_5_omni", thinker_config=dict(text_config=dict(text, model_type="llama")))
+    assert model_rope(deeper, 8192) == ModelRope.from_config(deeper)
+    decoder = dict(text, model_type="t5_gemma_module")
+    whole = dict(model_type="t5gemma", encoder=dict(decoder), decoder=decoder)
+    assert model_rope(whole, 8192) == ModelRope.from_config(whole)

@@ -206,12 +206,103 @@ def test_edits_inside_of_some_sequences_padding_are_refused(edit):
     cache = cached_with_padding(model, tokens)
     text = f"the edit begins at row {edit.start}, but sequence 1 has 7 rows of padding"
     Untouched(cache).refuses(lambda: edit_cache(cache, model, [edit], attention_mask=padded(tokens)), f"edits: {text}")
-    # Not said there, it is seen where it is said.
-    spans = edit_cache(cache, model, [edit])
+    # Not said there, it has to be; tokens show it.
+    Untouched(cache).refuses(lambda: edit_cache(cache, model, [edit]), "attention_mask: of a batch it must be known")
+    text = "sequences have padding on the left that `attention_mask` does not say"
+    Untouched(cache).refuses(lambda: edit_cache(cache, model, [edit], tokens=tokens), text)
+    # Said wrongly, it is seen before anything is encoded.
+    ones = torch.ones_like(tokens)
     new_tokens = edited(tokens, [edit])
-    Untouched(cache).refuses(
-        lambda: encode_spans(model, cache, new_tokens, spans, attention_mask=padded(new_tokens)), f"row {edit.start}"
+    spans = edit_cache(cache, model, [edit], attention_mask=ones)
+    untouched = Untouched(cache)
+    for given in (spans, list(spans)):
+        untouched.refuses(lambda given=given: encode_spans(model, cache, new_tokens, given), text)
+        more = dict(attention_mask=torch.ones_like(new_tokens))
+        untouched.refuses(lambda given=given, more=more: encode_spans(model, cache, new_tokens, given, **more), text)
+    untouched.refuses(
+        lambda: encode_spans(model, cache, new_tokens, spans, attention_mask=padded(new_tokens)), "padding"
     )
+
+
+@pytest.mark.parametrize("given", ["model", "configuration"])
+def test_all_of_one_sequences_padding_is_deleted(given):
+    """Its keys would be at positions before 0, and the new rows at those of the others."""
+    model = model_of("llama")
+    given = model if given == "model" else model.config
+    tokens = torch.randint(VOCABULARY, (3, TOKENS))
+    cache = cached_with_padding(model, tokens)
+    edits = [Edit.delete(0, 7), Edit.insert(20, 1)]
+    untouched = Untouched(cache)
+    for said in ({}, dict(tokens=tokens)):
+        text = "rows: give `attention_mask`" if given is not model or not said else "from those that the model makes"
+        untouched.refuses(lambda said=said: edit_cache(cache, given, edits, **said), text)
+    untouched.refuses(
+        lambda: edit_cache(cache, given, edits, attention_mask=padded(tokens)), "sequence 1 has 7 rows of padding"
+    )
+    spans = edit_cache(cache, given, edits, attention_mask=torch.ones_like(tokens))
+    new_tokens = edited(tokens, edits)
+    untouched = Untouched(cache)
+    for said in ({}, dict(attention_mask=torch.ones_like(new_tokens))):
+        untouched.refuses(
+            lambda said=said: encode_spans(model, cache, new_tokens, spans, **said), "from those that the model makes"
+        )
+
+
+def test_what_a_batch_without_padding_has_to_say():
+    """One of two arguments; none where no row moves, in a single sequence, and where nothing turns."""
+    model = model_of("llama")
+    tokens = torch.randint(VOCABULARY, (2, TOKENS))
+    ones = torch.ones_like(tokens)
+    for said in (dict(tokens=tokens), dict(attention_mask=ones), dict(tokens=tokens, attention_mask=ones)):
+        for given in (model, model.config, model_rope(model)):
+            cache = cached(model, tokens, DynamicCache())
+            if given is not model and "attention_mask" not in said:
+                text = "`tokens` show it only where the model itself is given"
+                with pytest.raises(ValueError, match=text):
+                    edit_cache(cache, given, EDITS["several"], **said)
+                continue
+            spans, new_tokens = edit_cache(cache, given, EDITS["several"], **said), edited(tokens, EDITS["several"])
+            got = encode_spans(model, cache, new_tokens, spans).logits[:, -1]
+            with torch.no_grad():
+                same(got, model(new_tokens).logits[:, -1])
+    for edits in ([], [Edit.delete(50, TOKENS)], [Edit.replace(50, TOKENS, 3)], EDITS["insertion at the end"]):
+        edit_cache(cached(model, tokens, DynamicCache()), model, edits)
+    edit_cache(cached(model, tokens[:1], DynamicCache()), model, EDITS["several"])
+
+
+def test_padding_that_only_edit_cache_is_told_of():
+    """It holds for `encode_spans`, too, which refuses another one."""
+    model = model_of("llama")
+    tokens = torch.randint(VOCABULARY, (3, TOKENS))
+    edits = [Edit.insert(9, 2), Edit.delete(20, 22)]
+    cache, new_tokens = cached_with_padding(model, tokens), edited(tokens, edits)
+    spans = edit_cache(cache, model, edits, attention_mask=padded(tokens))
+    for wrong in (torch.ones_like(new_tokens), padded(new_tokens).roll(1, 0)):
+        text = "rows of padding in it, but had [0, 7, 3] in edit_cache"
+        Untouched(cache).refuses(
+            lambda wrong=wrong: encode_spans(model, cache, new_tokens, spans, attention_mask=wrong), text
+        )
+    got = encode_spans(model, cache, new_tokens, spans).logits
+    with torch.no_grad():
+        for index, padding in enumerate(PADDING.tolist()):
+            same(got[index, -1], model(new_tokens[index : index + 1, padding:]).logits[0, -1])
+
+
+@pytest.mark.parametrize("rope_type", FREQUENCIES)
+def test_padding_where_frequencies_change(rope_type):
+    """A key turns from one frequency to the other by its position, which is not that of its row."""
+    model_type, changes = FREQUENCIES[rope_type]
+    model = model_of(model_type, **changes)
+    tokens = torch.randint(VOCABULARY, (3, 29))
+    cache = cached_with_padding(model, tokens)
+    for edits in ([Edit.insert(9, 20)], [Edit.insert(29, 20)]):
+        text = "with padding keys would turn by other positions than theirs"
+        Untouched(cache).refuses(
+            lambda edits=edits: edit_cache(cache, model, edits, attention_mask=padded(tokens)), text
+        )
+        Untouched(cache).refuses(
+            lambda edits=edits: edit_cache(cache, model, edits), "attention_mask: of a batch it must be known"
+        )
 
 
 def test_padding_that_is_said_to_edit_cache():
@@ -247,7 +338,7 @@ def test_positions_that_were_counted_otherwise_are_refused():
     Untouched(cache).refuses(
         lambda: edit_cache(cache, model, edits, attention_mask=padded(tokens), tokens=tokens), text
     )
-    spans, new_tokens = edit_cache(cache, model, edits), edited(tokens, edits)
+    spans, new_tokens = edit_cache(cache, model, edits, attention_mask=padded(tokens)), edited(tokens, edits)
     Untouched(cache).refuses(
         lambda: encode_spans(model, cache, new_tokens, spans, attention_mask=padded(new_tokens)), text
     )
@@ -313,8 +404,14 @@ def test_cached_images_under_m_rope_are_refused(edits):
     text = "tokens: some stand for an image, a video or sound"
     untouched.refuses(lambda: edit_cache(cache, model, edits, tokens=tokens), text)
     untouched.refuses(lambda: edit_cache(cache, model.config, edits, tokens=tokens), text)
-    # A configuration sees no state: it is seen before new rows are encoded.
-    spans = edit_cache(cache, model.config, edits)
+    # A configuration sees no state.
+    text = "model: with M-RoPE the positions of a sequence with images"
+    for given in (model.config, model.config.to_dict(), model.config.to_json_string(use_diff=False)):
+        untouched.refuses(lambda given=given: edit_cache(cache, given, edits), text)
+    # And its inner part does not know which tokens are images.
+    untouched.refuses(lambda: edit_cache(cache, model.config.text_config, edits, tokens=tokens), text)
+    # What is taken as it is, is seen before new rows are encoded.
+    spans = edit_cache(cache, model_rope(model), edits)
     new_tokens = edited(tokens, edits).where(edited(tokens, edits) != START, 1)
     new_tokens = torch.cat([new_tokens[:, :-1].clamp(max=IMAGE), torch.ones(1, 1, dtype=int)], -1)
     text = "stand for an image" if (new_tokens == IMAGE).any() else "it has seen images or videos"
@@ -325,22 +422,24 @@ def test_text_alone_under_m_rope():
     model = qwen2_vl()
     tokens = torch.randint(END, (2, TOKENS))
 
-    def right(**said):
+    def right(given=model, **said):
         new_tokens = edited(tokens, EDITS["several"]).clamp(max=END - 1)
         cache = cached(model, tokens, DynamicCache())
-        spans = edit_cache(cache, model, EDITS["several"], **said)
+        spans = edit_cache(cache, given, EDITS["several"], **said)
         got = encode_spans(model, cache, new_tokens, spans).logits[:, -1]
         same(cache.layers[0].keys, cached(model, new_tokens, DynamicCache()).layers[0].keys)
         with torch.no_grad():
             same(got, model(new_tokens).logits[:, -1])
 
-    right()
+    right(attention_mask=torch.ones_like(tokens))
     # After another sequence that had an image, tokens say that this one has none.
     with_an_image(model, DynamicCache())
     cache = cached(model, tokens, DynamicCache())
     Untouched(cache).refuses(lambda: edit_cache(cache, model, [Edit.delete(3, 4)]), "say so by edit_cache's `tokens`")
     deltas = model.model.rope_deltas
     right(tokens=tokens)
+    for given in (model.config, model.config.to_dict()):
+        right(given, tokens=tokens, attention_mask=torch.ones_like(tokens))
     assert model.model.rope_deltas is deltas
 
 
@@ -358,17 +457,18 @@ def test_expanded_memory():
     edits = [Edit.insert(20, 5)]
     new_tokens = edited(tokens.expand(3, -1), edits)
     cache = expanded()
-    spans = edit_cache(cache, model, edits)
+    ones = torch.ones_like(tokens).expand(3, -1)
+    spans = edit_cache(cache, model, edits, attention_mask=ones)
     got = encode_spans(model, cache, new_tokens, spans)
     other = cached(model, tokens.expand(3, -1), DynamicCache())
-    want = encode_spans(model, other, new_tokens, edit_cache(other, model, edits))
+    want = encode_spans(model, other, new_tokens, edit_cache(other, model, edits, attention_mask=ones))
     same(got.logits[:, -1], want.logits[:, -1])
     for one, same_one in zip(cache.layers, other.layers, strict=True):
         same(one.keys, same_one.keys)
     for edits in ([Edit.delete(20, 22)], [Edit.replace(20, 22, 2)], []):
         cache = expanded()
         Untouched(cache).refuses(
-            lambda cache=cache, edits=edits: edit_cache(cache, model, edits),
+            lambda cache=cache, edits=edits: edit_cache(cache, model, edits, attention_mask=ones),
             "cache: sequences of layer 0 share the memory of their keys (`expand`), which cannot be edited in place:"
             " set them to `layer.keys.contiguous()`",
         )
@@ -388,7 +488,7 @@ def test_another_models_heads_are_refused():
         for given in (other.config, other.config.to_dict()):
             untouched.refuses(
                 lambda given=given: edit_cache(cache, given, [Edit.delete(3, 4)]),
-                f"config: heads have {width} dimensions, the keys of layer 0 have 16",
+                f"model: its heads have {width} dimensions, the cached keys of layer 0 have 16",
             )
         untouched.refuses(
             lambda other=other: edit_cache(cache, other, [Edit.delete(3, 4)]),
@@ -454,7 +554,7 @@ def test_a_model_that_cannot_be_looked_at_is_refused_with_a_way_out():
     )
     edit_cache(cache, ModelRope.uniform(Rope.from_theta(1e4, 16), 1), [Edit.delete(3, 4)])
     hook.remove()
-    with pytest.raises(TypeError, match="config: it must be the text of a config.json, a dict of it"):
+    with pytest.raises(TypeError, match="model: it must be a model of transformers, a configuration of"):
         model_rope(3)
 
 

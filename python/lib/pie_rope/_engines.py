@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from . import _config
 from ._native import ModelRope, Rope
 
 
-def model_rope(engine: str, hf_config: Any, longrope: Callable[[int], int], *, mrope_yarn: int = 1) -> ModelRope:
+def model_rope(
+    engine: str, hf_config: Any, longrope: Callable[[int], int], *, mrope_yarn: int = 1, llama_style: bool = False
+) -> ModelRope:
     """``longrope``: of LongRoPE's original length, a length of which transformers takes the factors that the engine
-    takes. ``mrope_yarn``: by how much the original length of YaRN is multiplied under M-RoPE."""
+    takes. ``mrope_yarn``: by how much the original length of YaRN is multiplied under M-RoPE. ``llama_style``: whether
+    its Llama looks at ``rope_is_neox_style``."""
     if isinstance(hf_config, ModelRope):
         return hf_config
     config = _as_dict(hf_config)
@@ -22,9 +25,11 @@ def model_rope(engine: str, hf_config: Any, longrope: Callable[[int], int], *, m
         )
     if kind == "minicpm3":
         raise ValueError(f"hf_config: `minicpm3` has a latent attention of which {engine} caches whole keys")
+    by_type = _one_form(config)
+    _narrow(engine, config, by_type)
     tokens = 0
     stretched: set[str | None] = set()
-    for layer_type, said in _parameters(config).items():
+    for layer_type, said in by_type.items():
         name = _config.rope_type(said)
         # Phi-3's first files said yarn and meant LongRoPE.
         if name == "longrope" or name == "yarn" and "short_factor" in said:
@@ -44,29 +49,84 @@ def model_rope(engine: str, hf_config: Any, longrope: Callable[[int], int], *, m
             raise ValueError("hf_config: Fourier position embedding (`use_fope`) is more than a turn")
     rope = ModelRope.from_config(config, tokens)
     if stretched:
-        rope = _stretched(rope, config, stretched)
+        rope = _stretched(rope, config, by_type, stretched)
     # Their loaders reorder the weights of queries and keys, so that halves are pairs.
     if kind in ("llama4", "llama4_text"):
         rope = rope.stored(pairing="half-split")
-    return rope
+    return _styled(engine, config, rope) if llama_style else rope
 
 
 def _as_dict(hf_config: Any) -> dict[str, Any]:
     """A copy of the part that is about text."""
-    part = _config.text(hf_config)
+    part = _config.text(hf_config, "hf_config")
     config: dict[str, Any] = json.loads(
         json.dumps(part) if isinstance(part, dict) else part.to_json_string(use_diff=False)
     )
     return config
 
 
-def _parameters(config: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
-    """What is said of ropes, by the type of layers; None: of all."""
-    said = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(said, dict):
-        return {}
-    nested = {name: inner for name, inner in said.items() if isinstance(inner, dict)}
-    return dict(nested) if nested else {None: said}
+def _one_form(config: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
+    """What is said of ropes, by the type of layers, and in one entry from here on."""
+    name, by_type = _config.believed(config)
+    other = {"rope_scaling": "rope_parameters", "rope_parameters": "rope_scaling"}[name]
+    if config.get(name) and config.get(other):
+        # Refused where they contradict each other in anything else.
+        ModelRope.from_config(config)
+    config.pop(other, None)
+    return by_type
+
+
+def _narrow(engine: str, config: dict[str, Any], by_type: dict[str | None, dict[str, Any]]) -> None:
+    """The engines' Llama turns the part of a head that ``partial_rotary_factor`` says, that of transformers the whole.
+    Whether others of which transformers does not look at it do is not known."""
+    name, kind = "partial_rotary_factor", config.get("model_type")
+    places = [place for place in (*by_type.values(), config) if isinstance(place.get(name), (int, float))]
+    factor = places[0][name] if places else 1
+    if factor == 1 or config.get("kv_lora_rank"):
+        return
+    if kind == "llama":
+        if not 0 < factor < 1:
+            raise ValueError(f"hf_config: `{name}` is {factor}, which is no part of a head")
+        heads = config.get("num_attention_heads") or 1
+        dim = int(factor * (config.get("head_dim") or config.get("hidden_size", 0) // heads))
+        if dim % 2:
+            raise ValueError(f"hf_config: `{name}` is {factor}, which makes {dim} dimensions turn: they are no pairs")
+        config["head_dim"] = dim
+        for place in places:
+            del place[name]
+        return
+    try:
+        held = ModelRope.from_config(config)
+        before = [place[name] for place in places]
+        for place in places:
+            place[name] = 1.0
+        whole = ModelRope.from_config(config)
+        for place, said in zip(places, before, strict=True):
+            place[name] = said
+    except ValueError:
+        # What is wrong with it is said where it is read.
+        return
+    if held == whole:
+        raise ValueError(
+            f"hf_config: `{kind}` has a `{name}` of {factor}, at which transformers does not look for it, and whether"
+            f" {engine} does is not known: `Rope.from_theta` and `Rope.from_scaling` take the dimensions that turn"
+        )
+
+
+def _styled(engine: str, config: dict[str, Any], rope: ModelRope) -> ModelRope:
+    """``rope_is_neox_style``, where it is said: whether halves are pairs."""
+    if (style := config.get("rope_is_neox_style")) is None:
+        return rope
+    pairing: Literal["half-split", "interleaved"] = "half-split" if style else "interleaved"
+    if config.get("model_type") == "llama":
+        return rope.stored(pairing=pairing)
+    if any(one is not None and one.pairing != pairing for one in map(rope.layer, range(rope.layers))):
+        raise ValueError(
+            f"hf_config: `{config.get('model_type')}` has a `rope_is_neox_style` of {style}, its keys in transformers"
+            f" are {'interleaved' if style else 'half-split'}, and whether {engine} looks at it is not known:"
+            " `Rope.from_theta` takes a `pairing`"
+        )
+    return rope
 
 
 def _check_yarn(engine: str, config: dict[str, Any], said: dict[str, Any]) -> None:
@@ -82,9 +142,10 @@ def _check_yarn(engine: str, config: dict[str, Any], said: dict[str, Any]) -> No
         )
 
 
-def _stretched(rope: ModelRope, config: dict[str, Any], types: set[str | None]) -> ModelRope:
+def _stretched(
+    rope: ModelRope, config: dict[str, Any], said: dict[str | None, dict[str, Any]], types: set[str | None]
+) -> ModelRope:
     """Dynamic NTK, once and for all lengths: theta is multiplied as for ``factor`` times the longest sequence."""
-    said = _parameters(config)
     layer_types = config.get("layer_types") or ()
     layers: list[Rope | None] = []
     for index in range(rope.layers):

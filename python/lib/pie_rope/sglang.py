@@ -34,9 +34,13 @@ def model_rope(hf_config: Any, context_length: int) -> ModelRope:
       ``context_length`` past the original one is **refused**; with one up to it all keys have the short factors.
     - Dynamic NTK has one theta for every length, that of ``factor`` times the longest sequence.
     - Llama 4's keys are in halves: the loader reorders them (``mllama4.py``).
+    - Llama's heads turn as far as a ``partial_rotary_factor`` says, and in pairs of neighbours where
+      ``rope_is_neox_style`` is false (``llama.py``). Of other models, these are refused where transformers does not
+      look at them.
 
     Everything else is as in transformers. Refused are dual chunk attention, Fourier position embedding, an
-    ``extrapolation_factor``, and what :meth:`ModelRope.from_config` does not know.
+    ``extrapolation_factor``, ``rope_scaling`` and ``rope_parameters`` that contradict each other, and what
+    :meth:`ModelRope.from_config` does not know.
     """
     limit = operator.index(context_length)
     if limit < 1:
@@ -51,7 +55,7 @@ def model_rope(hf_config: Any, context_length: int) -> ModelRope:
             )
         return original
 
-    return _engines.model_rope("SGLang", hf_config, factors)
+    return _engines.model_rope("SGLang", hf_config, factors, llama_style=True)
 
 
 def rotate(k_buffers: Any, slots: Any, rotations: Rotations, *, stream: Any = None, workspace: Any = None) -> None:

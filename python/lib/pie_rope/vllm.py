@@ -60,9 +60,12 @@ def model_rope(hf_config: Any, max_model_len: int) -> ModelRope:
       (``dynamic_ntk_scaling_rope.py`` at 50feac9).
     - YaRN with M-RoPE takes four times the original length for its ramp (vllm#25384, ``mrope.py`` at dba39a5).
     - Llama 4's keys are in halves: the loader reorders them (``llama4.py`` at 0121c95).
+    - Llama's heads turn as far as a ``partial_rotary_factor`` says (``llama.py``). Of other models it is refused where
+      transformers does not look at it.
 
-    Everything else is as in transformers. Refused are dual chunk attention, an ``extrapolation_factor``, and what
-    :meth:`ModelRope.from_config` does not know. The frequencies are those of float32, which vLLM computes them in, to
+    Everything else is as in transformers. Refused are dual chunk attention, an ``extrapolation_factor``,
+    ``rope_scaling`` and ``rope_parameters`` that contradict each other, and what :meth:`ModelRope.from_config` does not
+    know. The frequencies are those of float32, which vLLM computes them in, to
     its rounding; its tables of cosines are in the model's type, and their rounding stays in the keys.
     """
     limit = operator.index(max_model_len)

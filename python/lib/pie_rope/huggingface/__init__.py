@@ -24,6 +24,10 @@ What is compared
     rotary modules and configuration say, to 0.005 of their size in float32, 0.02 in float16 and 0.1 in bfloat16, and
     from where the model counts positions. Modes, random numbers and what dynamic NTK remembers are as before; forward
     hooks are called. Each edit reads the frequencies, for which it waits for a GPU.
+
+    Of the cache itself up to 16 rows are compared with what the model makes of their tokens, in the first layer: by
+    ``edit_cache`` if it is given ``tokens``; by ``encode_spans`` of a batch, where there is padding, and under LongRoPE
+    and dynamic NTK.
 """
 
 import transformers

@@ -40,6 +40,8 @@ def edit_cache(
 
     Of sequences with padding on their left, positions count from its end; edits must be behind the longest padding.
     ``attention_mask``, ``[batch, rows]`` of the cache as it is, with 0 for padding and 1 elsewhere, has that checked.
+    An edit of a batch that moves rows or turns those before it takes one of two: this mask (all ones where there is no
+    padding), or ``tokens``, which show that there is none. A single sequence is taken to have none if nothing is said.
 
     ``tokens``, ``[batch, rows]`` of the cache as it is, have some of its keys compared with those that the model makes
     of them: a cache that other passes have made than the model would make now is refused.
@@ -54,8 +56,10 @@ def edit_cache(
 
     A configuration in the model's place (an object, a dict or the text of a config.json) says what the model turned by
     as it was loaded: **not after a cast** such as ``model.to(torch.bfloat16)``, which rounds frequencies, and not what
-    dynamic NTK remembers (give ``lengths``); nor can it be seen whether keys do turn so. A :class:`ModelRope` is taken
-    as it is.
+    dynamic NTK remembers (give ``lengths``); nor can it be seen whether keys do turn so. What the model would have
+    shown is then seen by :func:`encode_spans`, **after** the edit, and the cache refused there: keys of passes on both
+    sides of a switch, or that the model now makes by other frequencies (LongRoPE, dynamic NTK). Under M-RoPE a
+    configuration takes ``tokens`` beside it, to see that there are no images. A :class:`ModelRope` is taken as it is.
 
     Returns the spans to encode, with their positions; their rows are there, but hold nothing yet: let
     :func:`encode_spans` fill them before the cache is used.
@@ -225,7 +229,12 @@ class _Call:
                 )
             pairing = LATENT.get(model_type := _config.entry(config, "model_type"))
             if pairing is None:
-                raise ValueError(f"config: in which order `{model_type}` caches its latent rows is not known")
+                raise ValueError(
+                    f"model: in which order `{model_type}` caches its latent rows is not known; if you know it, give a"
+                    " configuration with a `model_type` of the same order in the model's place (`deepseek_v2`:"
+                    " interleaved, `deepseek_v3`: half-split), or turn the layers' `values` with `pie_rope.splice` and"
+                    " a `ModelRope`"
+                )
             self.turned, self.moved = "values", "keys"
             widths.reverse()
             old, new = (rope.stored(offset=0, pairing=pairing) for rope in ropes)
@@ -233,7 +242,7 @@ class _Call:
             rope = new.layer(index)
             if rope is not None and rope.offset + rope.rotary_dim > widths[0]:
                 raise ValueError(
-                    f"config: its rope turns dimensions {rope.offset} to {rope.offset + rope.rotary_dim} of layer"
+                    f"model: its rope turns dimensions {rope.offset} to {rope.offset + rope.rotary_dim} of layer"
                     f" {index}, whose keys have {widths[0]}"
                 )
         self.rotations = Rotations.between(plan, old, new).select([index for index, _ in group])

@@ -177,7 +177,7 @@ def _far(model: Any, rotary: Rotary) -> int:
     """A position at which dynamic NTK is as it is now, and LongRoPE past its switch."""
     most = int(_config.entry(model.config, "max_position_embeddings", "n_positions") or _FAR + 1)
     far = min(_FAR, most - 1)
-    for said_of in _config.parameters(model.config):
+    for said_of in _config.parameters(model.config).values():
         if _config.rope_type(said_of) == "longrope":
             switch = said_of.get("original_max_position_embeddings")
             switch = int(switch or _config.entry(model.config, "original_max_position_embeddings") or most)
@@ -202,7 +202,7 @@ def _token(model: Any) -> int:
 def special_tokens(config: Any) -> set[int]:
     """Tokens that stand for rows of an image, a video or sound."""
     found = set()
-    for part in (config, _config.text(config)):
+    for part in (_config.whole(config), _config.text(config)):
         entries = part if isinstance(part, dict) else vars(part)
         for name, token in entries.items():
             media = any(word in name for word in ("image", "video", "audio", "vision", "speech"))
@@ -261,7 +261,7 @@ def from_cached(
     if 0 not in made:
         return None
     new = made[0][turned_part(model.config)].float().cpu()[:, :, :-1]
-    return float((new - cached.float().cpu()).abs().max() / new.abs().max())
+    return float((new - cached.detach().float().cpu()).abs().max() / new.abs().max())
 
 
 def turned_part(config: Any) -> str:

@@ -9,7 +9,7 @@ from transformers import cache_utils
 from .._native import NewSpan
 from .cache import attention_layers, check_memory, mode, row_counts
 from .model import cache_argument
-from .preflight import decide_again, passes_of, real_rows
+from .preflight import decide_again, padding_of, passes_of, real_rows
 
 # What `encode_spans` says to the model itself.
 _OWN = ("input_ids", "inputs_embeds", "position_ids", "cache_position", "past_key_values", "use_cache")
@@ -23,16 +23,17 @@ def encode_spans(
 
     ``tokens`` are those of the whole edited sequence, ``[batch, rows]``; token ``i`` is at position ``i``, or at ``i +
     1`` where the model counts from 1 (PaliGemma). With padding on the left of some sequences, ``attention_mask``, of
-    the same shape, is 0 there and 1 elsewhere, and positions count from its end. ``spans`` is the list that
-    :func:`edit_cache` returned, which also knows what it found.
+    the same shape, is 0 there and 1 elsewhere, and positions count from its end; left out, it is as :func:`edit_cache`
+    was told, and another one is refused. ``spans`` is the list that :func:`edit_cache` returned, which also knows what
+    it found.
 
     All spans go through ``model`` in one forward pass, each token attending to the rows before it. Where that takes
     what the model's attention does not know (flash attention, a window shorter than the sequence, alibi, Llama 4's
     query temperature from ``floor_scale`` rows on), each span is a pass by itself. ``kwargs`` go to the model;
     positions and the cache are not among them.
 
-    Under LongRoPE and dynamic NTK, and where there is padding, some of the cache's keys are compared with those that
-    the model makes of ``tokens`` now, before anything is written: ``ValueError`` if they are others.
+    Under LongRoPE and dynamic NTK, of a batch, and where there is padding, some of the cache's keys are compared with
+    those that the model makes of ``tokens`` now, before anything is written: ``ValueError`` if they are others.
 
     A pass that fails leaves the cache as :func:`edit_cache` did: its new rows hold nothing, and ``encode_spans`` can be
     called again.
@@ -47,6 +48,8 @@ def encode_spans(
     for index, layer in layers:
         check_memory(index, layer)
     real, positions, least = None, torch.arange(last + 1, device=tokens.device).unsqueeze(0), 0
+    if attention_mask is None:
+        attention_mask = padding_of(spans, tokens)
     if attention_mask is not None:
         real = _real(attention_mask, tokens, ranges[0].start if ranges else last)
         padding = (~real).sum(-1, keepdim=True)

@@ -11,8 +11,10 @@ LATENT: dict[str, Literal["half-split", "interleaved"]] = {
     "deepseek_v2": "interleaved",
     "deepseek_v3": "half-split",
     "glm4_moe_lite": "half-split",
+    "longcat_flash": "half-split",
     "minicpm3": "half-split",
     "mistral4": "half-split",
+    "sarvam_mla": "half-split",
     "youtu": "half-split",
 }
 

@@ -44,6 +44,10 @@ class Spans(list[NewSpan]):
     changed: int | None = None
     # What keys turn by now, where it was the model that was asked.
     ropes: ModelRope | None = None
+    # How many rows of padding each sequence has, where it was said or seen.
+    padding: list[int] | None = None
+    # Whether tokens, or the model, were asked for images and sound.
+    looked_for_media = False
 
 
 def decide(
@@ -62,12 +66,14 @@ def decide(
     if attention_mask is not None:
         real = real_rows(attention_mask, batch, plan.old_rows, device)
         least = _check_padding("edits", real, spans.changed)
+        spans.padding = _padding(real)
     is_model = isinstance(model, torch.nn.Module)
     config = model.config if is_model else model
     _check_config(config)
     if tokens is not None:
         tokens = _check_tokens(tokens, batch, plan.old_rows, model.device if is_model else device)
     _check_media(model, tokens)
+    spans.looked_for_media = tokens is not None or is_model
     known = _Known(model)
     asked = lengths if lengths is not None else (plan.old_rows - least, plan.new_rows - least)
     if is_model:
@@ -75,12 +81,12 @@ def decide(
         spans.ropes = new
     else:
         old, new = (said(config, length) for length in asked)
-    if max(index for index, _ in layers) >= old.layers:
-        raise ValueError(f"config: it has {old.layers} layers, the cache {1 + max(index for index, _ in layers)}")
+    if (most := 1 + max(index for index, _ in layers)) > old.layers:
+        raise ValueError(f"model: it has {old.layers} layer{'s' * (old.layers != 1)}, the cache has {most}")
     _check_widths(known, layers)
     if magnitude(config, asked[0]) != magnitude(config, asked[1]):
         raise ValueError(
-            f"config: keys of {asked[0]} tokens have another magnitude than those of {asked[1]} (`short_mscale`,"
+            f"model: its keys of {asked[0]} tokens have another magnitude than those of {asked[1]} (`short_mscale`,"
             f" `long_mscale`), which no turn changes: {_WAY_OUT}"
         )
     if plan.new_rows > 0 and not isinstance(config, ModelRope):
@@ -89,8 +95,35 @@ def decide(
         _check_passes("edits", known, passes, plan.new_rows, least, new if lengths is None and is_model else None)
     if tokens is not None and is_model and lengths is None:
         positions = _positions(plan.old_rows, real, model.device) + known.seen.first
-        _check_keys(model, layers, tokens, positions, torch.ones(plan.old_rows, dtype=torch.bool), real)
+        compared = _check_keys(model, layers, tokens, positions, torch.ones(plan.old_rows, dtype=torch.bool), real)
+        # Padding shows in keys that turn alone.
+        if spans.padding is None and compared and old.layer(0) is not None:
+            spans.padding = [0] * batch
+    _check_turns(layers, plan, spans, tokens is not None, old, new)
     return spans, old, new
+
+
+def _check_turns(
+    layers: Sequence[tuple[int, Any]], plan: Plan, spans: Spans, tokens: bool, old: ModelRope, new: ModelRope
+) -> None:
+    """Refuses what comes out right only where no sequence has padding, if it is not known that none has."""
+    if all(old.layer(index) is None for index, _ in layers):
+        return
+    # Keys turn from one frequency to another by their position, which with padding is not that of the row.
+    if old != new and spans.padding is not None and any(spans.padding):
+        raise ValueError(
+            "edits: the frequencies of keys change with the length (LongRoPE, dynamic NTK), and with padding keys would"
+            f" turn by other positions than theirs: {_WAY_OUT}, or edit each sequence by itself, without padding"
+        )
+    behind = sum(span.len for span in plan.kept) == spans.changed
+    if layers[0][1].keys.shape[0] == 1 or spans.padding is not None or behind and old == new:
+        return
+    why = "; `tokens` show it only where the model itself is given, its first layer turns and no `lengths` are"
+    raise ValueError(
+        "attention_mask: of a batch it must be known which sequences have padding on the left, for an edit that moves"
+        " rows: give `attention_mask`, [batch, rows] with 0 for padding (where there is none, all ones) or the cached"
+        f" `tokens`{why if tokens else ''}"
+    )
 
 
 def decide_again(
@@ -104,10 +137,16 @@ def decide_again(
     least: int,
 ) -> torch.Tensor:
     """The positions that the model is to be given."""
-    rows = tokens.shape[-1]
+    batch, rows = tokens.shape
     knows = spans if isinstance(spans, Spans) else None
-    if real is not None and knows is not None and knows.changed is not None:
-        _check_padding("spans", real, knows.changed)
+    if real is not None and knows is not None:
+        if knows.changed is not None:
+            _check_padding("spans", real, knows.changed)
+        if knows.padding not in (None, now := _padding(real)):
+            raise ValueError(
+                f"attention_mask: sequences have {now} rows of padding in it, but had {knows.padding} in edit_cache,"
+                " and an edit leaves padding as it is"
+            )
     _check_config(model.config)
     media = compare.special_tokens(model.config)
     encoded = [row for some in passes for row in some]
@@ -115,18 +154,28 @@ def decide_again(
         row = encoded[int(found.nonzero()[0])]
         raise ValueError(f"tokens: row {row} stands for a part of an image or sound, and text alone can be encoded")
     _check_media(model, tokens)
-    if knows is None or knows.ropes is None:
+    if knows is None or not knows.looked_for_media:
         _check_media(model, None)
     known = _Known(model)
     _check_passes("spans", known, passes, rows, least, None if knows is None else knows.ropes)
     positions = positions + known.seen.first
     # Where it is not known which frequencies keys have, and from where positions were counted.
-    if known.rotary.changes or knows is not None and knows.ropes is not None and real is not None and not real.all():
+    padded = knows is not None and knows.ropes is not None and real is not None and not bool(real.all())
+    if known.rotary.changes or batch > 1 or padded:
         kept = torch.ones(rows, dtype=torch.bool)
         for span in spans:
             kept[span.rows] = False
         _check_keys(model, layers, tokens, positions, kept, real)
     return positions
+
+
+def padding_of(spans: Sequence[NewSpan], tokens: torch.Tensor) -> torch.Tensor | None:
+    """The mask of the padding that `edit_cache` was told of, which an edit leaves as it is."""
+    padding = spans.padding if isinstance(spans, Spans) else None
+    if padding is None or not any(padding) or len(padding) != tokens.shape[0]:
+        return None
+    ends = torch.tensor(padding, device=tokens.device)[:, None]
+    return torch.arange(tokens.shape[-1], device=tokens.device) >= ends
 
 
 def passes_of(config: Any, ranges: Sequence[range], rows: int) -> list[list[int]]:
@@ -185,7 +234,7 @@ def _changed(plan: Plan) -> int:
 
 def _check_padding(name: str, real: torch.Tensor, changed: int) -> int:
     """Refuses to edit padding; returns how much of it all sequences have."""
-    padding: list[int] = (~real).sum(-1).tolist()
+    padding = _padding(real)
     longest = max(padding)
     if changed < longest:
         raise ValueError(
@@ -194,6 +243,11 @@ def _check_padding(name: str, real: torch.Tensor, changed: int) -> int:
             " itself"
         )
     return min(padding)
+
+
+def _padding(real: torch.Tensor) -> list[int]:
+    counts: list[int] = (~real).sum(-1).tolist()
+    return counts
 
 
 def _positions(rows: int, real: torch.Tensor | None, device: torch.device) -> torch.Tensor:
@@ -213,9 +267,10 @@ def _check_config(config: Any) -> None:
     """Refuses models of which an edit cannot keep all that depends on tokens."""
     if isinstance(config, ModelRope):
         return
+    _config.check(config)
     for index, kind in enumerate(_config.entry(config, "layer_types", "layers_block_type") or ()):
         if kind in _STATES:
-            raise ValueError(f"config: layer {index} (`{kind}`) keeps a state of all tokens, which cannot be edited")
+            raise ValueError(f"model: layer {index} (`{kind}`) keeps a state of all tokens, which cannot be edited")
 
 
 def _check_media(model: Any, tokens: torch.Tensor | None) -> None:
@@ -226,14 +281,22 @@ def _check_media(model: Any, tokens: torch.Tensor | None) -> None:
     if isinstance(config, ModelRope):
         return
     deltas = [module.rope_deltas for module in model.modules() if hasattr(module, "rope_deltas")] if is_model else []
-    if not deltas and not any("mrope_section" in parameters for parameters in _config.parameters(config)):
+    said_of = _config.parameters(config).values()
+    if not deltas and not any("mrope_section" in rope for rope in said_of):
         return
-    if tokens is not None:
-        if compare.special_tokens(config).intersection(tokens.flatten().tolist()):
+    media = compare.special_tokens(config)
+    if tokens is not None and (media or is_model):
+        if media.intersection(tokens.flatten().tolist()):
             raise ValueError(
                 "tokens: some stand for an image, a video or sound, and with M-RoPE the positions of such a sequence"
                 f" are not those of its rows: {_WAY_OUT}"
             )
+    elif not is_model:
+        raise ValueError(
+            "model: with M-RoPE the positions of a sequence with images, videos or sound are not those of its rows, and"
+            " a configuration does not know whether the cache has some: give the model itself, or the cached `tokens`"
+            " with a configuration that says which of them stand for an image (`image_token_id`)"
+        )
     elif any(isinstance(delta, torch.Tensor) and bool((delta != 0).any()) for delta in deltas):
         raise ValueError(
             "model: it has seen images or videos (`rope_deltas`), and with M-RoPE the positions of such a sequence"
@@ -301,8 +364,9 @@ def _check_keys(
     positions: torch.Tensor,
     kept: torch.Tensor,
     real: torch.Tensor | None,
-) -> None:
-    """Compares some of the rows that are kept, in the first layer, with what the model makes of their tokens."""
+) -> bool:
+    """Compares some of the rows that are kept, in the first layer, with what the model makes of their tokens; returns
+    whether there was something to compare."""
     index, layer = layers[0]
     if real is not None:
         kept = kept & real.all(0).cpu()
@@ -310,7 +374,7 @@ def _check_keys(
         kept = kept & ~_some_are(tokens, media)
     rows = kept.nonzero().flatten().tolist()
     if index != 0 or not rows:
-        return
+        return False
     some = sorted({rows[place * (len(rows) - 1) // (_SAMPLE - 1)] for place in range(_SAMPLE)})
     cached = getattr(layer, compare.turned_part(model.config))[:, :, some]
     off = compare.from_cached(model, tokens, positions, some, cached)
@@ -318,9 +382,10 @@ def _check_keys(
     if off is not None and not off <= _CACHED.get(cached.dtype, 2.5e-1):
         raise ValueError(
             f"cache: some of its keys are off by {off:.2g} of their size from those that the model makes of these"
-            " tokens: the tokens are others, or passes on both sides of a switch have made them (LongRoPE, dynamic"
-            f" NTK): {_WAY_OUT}"
+            " tokens: the tokens are others, sequences have padding on the left that `attention_mask` does not say, or"
+            f" passes on both sides of a switch have made the keys (LongRoPE, dynamic NTK): {_WAY_OUT}"
         )
+    return off is not None
 
 
 def _check_widths(known: _Known, layers: Sequence[tuple[int, Any]]) -> None:
@@ -338,8 +403,8 @@ def _check_widths(known: _Known, layers: Sequence[tuple[int, Any]]) -> None:
     for index, layer in layers:
         if dims and layer.keys.shape[-1] not in dims:
             raise ValueError(
-                f"config: heads have {' or '.join(map(str, sorted(dims)))} dimensions, the keys of layer {index} have"
-                f" {layer.keys.shape[-1]}: they are another model's"
+                f"model: its heads have {' or '.join(map(str, sorted(dims)))} dimensions, the cached keys of layer"
+                f" {index} have {layer.keys.shape[-1]}: they are another model's"
             )
 
 

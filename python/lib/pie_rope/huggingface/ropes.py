@@ -39,6 +39,7 @@ def model_rope(model: Any, tokens: int = 0) -> ModelRope:
         with rotary.untouched():
             rotary.forget()
             return rotary.at(tokens)
+    _config.check(model)
     return said(model, tokens)
 
 
