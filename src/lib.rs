@@ -116,14 +116,14 @@ pub use rotations::{Rotations, Table, Turn, TurnedSpan};
 #[cfg(feature = "wgpu")]
 pub use webgpu::{Wgpu, WgpuLayer, WgpuSlice};
 
-/// The half that this crate was built with: its types are the elements of slices in f16 and bf16.
-pub use ::half;
 /// The candle-core that this crate was built with.
 #[cfg(feature = "candle")]
 pub use ::candle_core;
 /// The cudarc that this crate was built with.
 #[cfg(feature = "cuda")]
 pub use ::cudarc;
+/// The half that this crate was built with: its types are the elements of slices in f16 and bf16.
+pub use ::half;
 /// The wgpu that this crate was built with.
 #[cfg(feature = "wgpu")]
 pub use ::wgpu;

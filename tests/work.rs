@@ -13,6 +13,11 @@ fn bytes<T>(run: impl FnOnce() -> T) -> (T, usize) {
     (result, taken.bytes)
 }
 
+/// On this thread, whose memory is counted; a pool of threads takes some when it starts.
+fn cpu() -> Cpu {
+    Cpu::with_threads(1).unwrap()
+}
+
 fn rope(theta: f64) -> Rope {
     Rope::from_theta(theta, 64).unwrap()
 }
@@ -58,7 +63,7 @@ fn a_call_looks_at_the_blocks_that_it_touches() {
     let mut call = |plan: &Plan| {
         let rotations = Rotations::new(plan, &rope).unwrap();
         let mut layers = [Layer::keys_only(&mut keys)];
-        let (result, bytes) = bytes(|| Cpu::new().rotate(&rotations, layout, &mut layers));
+        let (result, bytes) = bytes(|| cpu().rotate(&rotations, layout, &mut layers));
         result.unwrap();
         assert!(bytes < 4_000, "{bytes} bytes");
     };
@@ -93,7 +98,7 @@ fn a_number_of_blocks_is_no_amount_of_memory() {
     let rotations = Rotations::new(&plan, &Rope::from_theta(1e4, 4).unwrap()).unwrap();
     let layout = CacheLayout::keys_only(layout);
     // SAFETY: the call touches rows 0 to 5, in blocks 0 to 2 of 8 elements each, which the array holds.
-    let (result, bytes) = bytes(|| unsafe { Cpu::new().splice_raw(&rotations, &layout, &[layer]) });
+    let (result, bytes) = bytes(|| unsafe { cpu().splice_raw(&rotations, &layout, &[layer]) });
     result.unwrap();
     assert!(bytes < 4_000, "{bytes} bytes");
     assert_ne!(keys[8], 0.5);
@@ -146,7 +151,7 @@ fn a_number_of_heads_is_no_amount_of_memory() {
             KeyLayout::bshd(ElementType::F32, [batch, 2, heads, 4]),
         ] {
             let layout = CacheLayout::keys_only(layout);
-            let cpu = Cpu::with_threads(1).unwrap();
+            let cpu = cpu();
             // SAFETY: no row turns, moves or is copied, so nothing is read or written.
             let (result, bytes) = bytes(|| unsafe {
                 cpu.rotate_raw(&nothing, &layout, &[layer])?;
