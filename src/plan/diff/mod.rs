@@ -22,6 +22,7 @@ mod kept;
 mod regions;
 mod shared;
 mod table;
+mod work;
 
 use self::kept::{Kept, common_prefix, common_suffix};
 use self::shared::Shared;
@@ -30,6 +31,9 @@ use crate::Result;
 
 /// Work for each token, in points, that finding few edits may take before anything else is tried.
 const QUICK: usize = 2;
+
+/// One in so many of the tokens to encode may be given for fewer edits.
+const SLACK: usize = 5;
 
 impl Edit {
     /// Edits that turn the tokens `old` into `new`, in old order, at least one kept token between
@@ -86,7 +90,7 @@ fn middle(old: &[u32], new: &[u32]) -> Kept {
     }
     let few = few::compare(old, new, QUICK * (old.len() + new.len()));
     let found = few.map_or_else(
-        || {
+        |_| {
             let shared = Shared::of(old, new);
             let found = regions::compare(&shared).into_iter();
             found.map(|kept| shared.places(&kept)).collect()
@@ -105,7 +109,7 @@ fn best(in_place: Kept, found: Vec<Kept>, new: usize) -> Kept {
     let encode = |kept: &Kept| new - kept.tokens();
     let most = encode(&in_place);
     let least = found.iter().map(encode).fold(most, usize::min);
-    let most = most.min(least + least / 2);
+    let most = most.min(least + least / SLACK);
     let ways = [in_place].into_iter().chain(found);
     ways.filter(|kept| encode(kept) <= most)
         .min_by_key(|kept| (encode(kept) + kept.runs().len(), encode(kept)))
