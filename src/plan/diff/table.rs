@@ -185,6 +185,9 @@ impl Table {
             }
             return runs;
         }
+        if new.is_empty() {
+            return Vec::new();
+        }
         let words = new.len().div_ceil(64);
         self.mark(new, words);
         let band = Band {
