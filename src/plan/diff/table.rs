@@ -23,9 +23,9 @@ const GROUP: usize = 32;
 /// Pairs of tokens that are compared as a whole, two times 4096 tokens.
 const PAIRS: usize = 1 << 24;
 
-/// Pairs of tokens for which there is work once, in one band or in all wide windows: two times
-/// 131 072 tokens.
-const MANY_PAIRS: usize = 1 << 34;
+/// Side of wide windows, and pairs for each token of both sequences for which there is work once, in
+/// one band or in all wide windows: two times 131 072 tokens can be compared as a whole.
+const WIDE: usize = 1 << 16;
 
 /// Of a sequence of at most so many tokens the table has a row's bits for all, however long the
 /// other is.
@@ -98,7 +98,7 @@ impl Table {
     pub fn holds_band(old: usize, new: usize, tokens: usize) -> bool {
         let band = (old + new - 2 * tokens).saturating_add(2 * 64 * GROUP);
         let pairs = old.max(new).saturating_mul(band.min(old.min(new)));
-        pairs <= MANY_PAIRS && old.max(new) < SPARSE as usize / 64
+        pairs <= WIDE.saturating_mul(old + new) && old.max(new) < SPARSE as usize / 64
     }
 
     /// The best that two sequences have in common, which is no less than so many tokens.
@@ -115,12 +115,11 @@ impl Table {
         kept
     }
 
-    /// The same in windows as large as there is work for once. Those of a side take
-    /// `size * side / 64` words as a rule: half of each is made again.
+    /// The same in wide windows. They take `WIDE / 64` words for each token as a rule: half of each
+    /// window is made again.
     pub fn wide_windows(&mut self, old: &[u32], new: &[u32]) -> Kept {
-        let side = MANY_PAIRS / (old.len() + new.len());
         let mut kept = Kept::default();
-        self.compare_by(old, new, &mut kept, (0, 0), PAIRS.max(side * side));
+        self.compare_by(old, new, &mut kept, (0, 0), WIDE.saturating_mul(WIDE));
         kept
     }
 
