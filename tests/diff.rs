@@ -130,7 +130,7 @@ proptest! {
             prop_assert_eq!(longest::common(old, new), best);
             let found = encode(&check(old, new));
             let least = new.len() - best;
-            prop_assert!(found <= least + least / 2, "{} tokens to encode, not {}", found, least);
+            prop_assert!(found <= least + least / 5, "{} tokens to encode, not {}", found, least);
         }
     }
 
@@ -172,33 +172,86 @@ proptest! {
     }
 }
 
-/// Random edits of every kind in texts of every kind: at most twice as many tokens to encode as with
-/// the best edits. Larger than what is compared as a whole, so that nothing but the way it is cut into
-/// parts decides.
+/// Random edits of a text and the edits that undo them: at most half as many tokens to encode again as
+/// with the best edits, and never more than in place. How many times as many there are at worst, and
+/// of which.
+fn nearly_the_best(
+    text: &texts::Text,
+    change: &texts::Change,
+    tokens: usize,
+    seed: u64,
+) -> (f64, String) {
+    let mut random = texts::random(seed);
+    let old = (text.make)(tokens, &mut random);
+    let new = (change.make)(text, &old, &mut random);
+    let both = [("", &old, &new), (" undone", &new, &old)].map(|(undone, old, new)| {
+        let (found, best) = (encode(&check(old, new)), fewest(old, new));
+        let name = format!(
+            "{} tokens of {}, {}{undone}, seed {seed}",
+            tokens, text.name, change.name
+        );
+        assert!(
+            found <= best + best / 2,
+            "{name}: {found} tokens to encode, not {best}"
+        );
+        assert!(found <= in_place(old, new), "{name}: better in place");
+        (found as f64 / best.max(1) as f64, name)
+    });
+    let [done, undone] = both;
+    if done.0 >= undone.0 { done } else { undone }
+}
+
+fn print_worst(all: impl Iterator<Item = (f64, String)>) {
+    let (ratio, name) = all.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    println!("at worst {ratio:.2} times the best: {name}");
+}
+
+/// A seed that no run before had; it is named where a test fails.
+fn fresh_seed() -> u64 {
+    rand::random()
+}
+
+/// Random edits of every kind in texts of every kind. Larger than what is always compared as a whole,
+/// so that nothing but what is found in parts, and the band that is left for the rest, decide.
 #[test]
 fn random_edits_of_every_text_are_nearly_the_best() {
-    let mut worst = (0.0, String::new());
-    for seed in 0..4 {
-        for text in texts::TEXTS {
-            for change in texts::CHANGES {
-                let mut random = texts::random(seed);
-                let old = (text.make)(5000 + 4000 * seed as usize, &mut random);
-                let new = (change.make)(text, &old, &mut random);
-                let (found, best) = (encode(&check(&old, &new)), fewest(&old, &new));
-                let name = format!("{}, {}, seed {seed}", text.name, change.name);
-                assert!(
-                    found <= 2 * best,
-                    "{name}: {found} tokens to encode, not {best}"
-                );
-                assert!(found <= in_place(&old, &new), "{name}: better in place");
-                let ratio = found as f64 / best.max(1) as f64;
-                if ratio > worst.0 {
-                    worst = (ratio, name);
-                }
-            }
-        }
-    }
-    println!("at worst {:.2} times the best: {}", worst.0, worst.1);
+    let seed = fresh_seed();
+    let texts = || {
+        texts::TEXTS
+            .iter()
+            .flat_map(|text| texts::CHANGES.iter().map(move |c| (text, c)))
+    };
+    let small = (0..2).flat_map(|seed| {
+        let tokens = 5000 + 6000 * seed as usize;
+        texts().map(move |(text, change)| nearly_the_best(text, change, tokens, seed))
+    });
+    // As many of 5000 to 10 000 tokens as of 30 000 to 60 000.
+    let fresh = texts().zip(0..).map(|((text, change), i)| {
+        use rand::Rng;
+        let seed = seed.wrapping_add(i);
+        let size: f64 = texts::random(seed).random();
+        nearly_the_best(text, change, (5000.0 * 12f64.powf(size)) as usize, seed)
+    });
+    print_worst(small.chain(fresh));
+}
+
+/// Edits that move the rest by tens of thousands of tokens, and change enough of it for windows to
+/// lose it.
+#[test]
+fn what_moved_far_is_found_in_large_texts() {
+    let seed = fresh_seed();
+    let changes = || {
+        let changes = texts::CHANGES.iter();
+        changes.filter(|c| c.name.starts_with("a third") || c.name.starts_with("another"))
+    };
+    assert_eq!(changes().count(), 2);
+    let all = texts::TEXTS
+        .iter()
+        .flat_map(|text| changes().map(move |change| (text, change)));
+    print_worst(
+        all.zip(0..)
+            .map(|((text, change), i)| nearly_the_best(text, change, 60_000, seed.wrapping_add(i))),
+    );
 }
 
 /// Where one sequence is short, the other may be of any length: the table is made block by block.
@@ -300,10 +353,10 @@ fn a_block_that_moved_is_kept_or_encoded_whole() {
     }
 }
 
-/// Inputs on which a diff can take quadratic time: 131 072 tokens would take more than 10 s. They
-/// take 0.13 s at worst; the limit leaves room for a busy machine.
+/// Inputs on which a diff can take quadratic time, or overflow. That it takes none is tested where its
+/// work is counted, beside the source.
 #[test]
-fn hostile_sequences_take_no_quadratic_time() {
+fn hostile_sequences_get_right_edits() {
     let n = 131_072u32;
     let noise = |seed: u64, vocabulary: u32| -> Vec<u32> {
         use rand::Rng;
@@ -337,12 +390,8 @@ fn hostile_sequences_take_no_quadratic_time() {
         }
     }
     for (name, old, new) in cases {
-        let start = std::time::Instant::now();
-        let edits = Edit::between(&old, &new);
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{name}: {seconds:.3} s, {} to encode", encode(&edits));
-        assert!(seconds < 5.0, "{name}: {seconds} s");
-        check(&old, &new);
+        let edits = check(&old, &new);
+        println!("{name}: {} to encode", encode(&edits));
         if name == "every second replaced" {
             assert_eq!(encode(&edits), n as usize / 2);
         }

@@ -169,11 +169,15 @@ pub const CHANGES: &[Change] = &[
     },
     Change {
         name: "a quarter removed",
-        make: |_, old, random| edited(&without_block(old, random), 0.0005, random),
+        make: |_, old, random| edited(&without_block(old, old.len() / 4, random), 0.0005, random),
     },
     Change {
         name: "a quarter removed, 2 % edited",
-        make: |_, old, random| edited(&without_block(old, random), 0.02, random),
+        make: |_, old, random| edited(&without_block(old, old.len() / 4, random), 0.02, random),
+    },
+    Change {
+        name: "a third removed, 2 % edited",
+        make: |_, old, random| edited(&without_block(old, old.len() / 3, random), 0.02, random),
     },
     Change {
         name: "a quarter added",
@@ -182,6 +186,15 @@ pub const CHANGES: &[Change] = &[
     Change {
         name: "a quarter added, 2 % edited",
         make: |text, old, random| edited(&with_block(text, old, random), 0.02, random),
+    },
+    Change {
+        name: "another text prepended, 10 % removed",
+        make: |_, old, random| {
+            let other = &TEXTS[random.random_range(0..TEXTS.len())];
+            let mut new = (other.make)(old.len() / 2, random);
+            new.extend(old.iter().filter(|_| random.random_bool(0.9)));
+            new
+        },
     },
     Change {
         name: "halves exchanged",
@@ -251,8 +264,7 @@ fn edited(old: &[u32], share: f64, random: &mut SmallRng) -> Vec<u32> {
     new
 }
 
-fn without_block(old: &[u32], random: &mut SmallRng) -> Vec<u32> {
-    let len = old.len() / 4;
+fn without_block(old: &[u32], len: usize, random: &mut SmallRng) -> Vec<u32> {
     let at = random.random_range(0..old.len() - len);
     [&old[..at], &old[at + len..]].concat()
 }

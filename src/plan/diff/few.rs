@@ -11,6 +11,7 @@
 //! two change places.
 
 use super::kept::{Kept, Run, common_prefix};
+use super::work;
 
 /// No point of this diagonal is reached, nor by one step more from it.
 const NONE: i32 = i32::MIN;
@@ -19,17 +20,21 @@ const NONE: i32 = i32::MIN;
 const COMPARED: usize = 16;
 
 /// What two sequences have in common, if finding it out takes at most `work` points, which are
-/// kept in memory, four bytes each.
-pub(super) fn compare(old: &[u32], new: &[u32], work: usize) -> Option<Kept> {
+/// kept in memory, four bytes each. If it takes more, the number of tokens that they have in common
+/// at most, as far as is known then.
+pub(super) fn compare(old: &[u32], new: &[u32], work: usize) -> Result<Kept, usize> {
     let swap = old.len() < new.len();
     let (long, short) = if swap { (new, old) } else { (old, new) };
-    i32::try_from(long.len()).ok()?;
+    if i32::try_from(long.len()).is_err() {
+        return Err(short.len());
+    }
     let search = Search {
         long,
         short,
         delta: long.len() - short.len(),
     };
-    let mut runs = search.runs(&search.levels(work)?);
+    let levels = search.levels(work).map_err(|p| short.len() - p)?;
+    let mut runs = search.runs(&levels);
     if swap {
         for run in &mut runs {
             (run.old, run.new) = (run.new, run.old);
@@ -37,7 +42,7 @@ pub(super) fn compare(old: &[u32], new: &[u32], work: usize) -> Option<Kept> {
     }
     let mut kept = Kept::default();
     kept.extend_reversed(0, 0, &runs);
-    Some(kept)
+    Ok(kept)
 }
 
 struct Search<'a> {
@@ -51,21 +56,22 @@ struct Search<'a> {
 type Levels = Vec<i32>;
 
 impl Search<'_> {
-    /// All levels up to the one that reaches the end.
-    fn levels(&self, work: usize) -> Option<Levels> {
+    /// All levels up to the one that reaches the end, or the first p that was too much work.
+    fn levels(&self, work: usize) -> Result<Levels, usize> {
         let mut levels = Levels::with_capacity(work);
         let (mut compared, mut asked) = (0, false);
         for p in 0.. {
             let spent = self.start(p + 1) + compared / COMPARED;
             if spent > work {
-                return None;
+                return Err(p);
             }
             if spent > work / 4 && !asked {
                 asked = true;
                 if self.is_far(&levels, p) {
-                    return None;
+                    return Err(p);
                 }
             }
+            work::done(self.start(p + 1) - self.start(p));
             levels.resize(self.start(p + 1), NONE);
             let (done, level) = levels.split_at_mut(self.start(p));
             let below = self.below(done, p);
@@ -81,7 +87,7 @@ impl Search<'_> {
             (0..end).for_each(&mut reach);
             (end..=last).rev().for_each(&mut reach);
             if level[end] as usize == self.long.len() {
-                return Some(levels);
+                return Ok(levels);
             }
         }
         unreachable!("the last p has room for all of both sequences")

@@ -21,28 +21,48 @@ const PART: usize = 6;
 /// edits may take.
 const SHORT: usize = 256;
 
+/// What is found is good if one in so many of the tokens to encode need not be.
+const GOOD: usize = 5;
+
 /// What two sequences have in common: as a whole, and, if they are large and have anchors, in what
 /// lies between these.
 pub(super) fn compare(shared: &Shared) -> Vec<Kept> {
     let (old, new) = (&shared.old, &shared.new);
     let size = old.len() + new.len();
+    let few = few::compare(old, new, WHOLE * size);
     let mut table = Table::new(shared.distinct);
-    let whole = few::compare(old, new, WHOLE * size).unwrap_or_else(|| {
-        let mut kept = Kept::default();
-        table.compare(old, new, &mut kept, (0, 0));
-        kept
-    });
-    let mut found = vec![whole];
-    if !Table::holds(old.len(), new.len()) {
-        let mut regions = Regions {
-            old,
-            new,
-            table,
-            kept: Kept::default(),
-        };
-        if regions.between_anchors(0..old.len(), 0..new.len(), RUN_LENGTHS, size) {
-            found.push(regions.kept);
+    if table.holds(old.len(), new.len()) {
+        return vec![few.unwrap_or_else(|_| table.whole(old, new, 0))];
+    }
+    let mut regions = Regions {
+        old,
+        new,
+        table,
+        kept: Kept::default(),
+    };
+    let mut found = Vec::new();
+    if regions.between_anchors(0..old.len(), 0..new.len(), RUN_LENGTHS, size) {
+        found.push(std::mem::take(&mut regions.kept));
+    }
+    table = regions.table;
+    let most = match few {
+        Ok(few) => {
+            found.push(few);
+            return found;
         }
+        Err(most) => most,
+    };
+    if found.is_empty() {
+        found.push(table.windows(old, new));
+    }
+    let tokens = found[0].tokens();
+    let (encode, least) = (new.len() - tokens, new.len() - most);
+    if encode - encode / GOOD > least {
+        found.push(if Table::holds_band(old.len(), new.len(), tokens) {
+            table.whole(old, new, tokens)
+        } else {
+            table.wide_windows(old, new)
+        });
     }
     found
 }
@@ -90,13 +110,13 @@ impl Regions<'_> {
         let (old_part, new_part) = (&self.old[old.clone()], &self.new[new.clone()]);
         let size = old.len() + new.len();
         if old.len().min(new.len()) > SHORT && size <= tried / 2 {
-            if let Some(kept) = few::compare(old_part, new_part, PART * size) {
+            if let Ok(kept) = few::compare(old_part, new_part, PART * size) {
                 self.kept.extend(old.start, new.start, kept.runs());
                 return;
             }
             tried = size;
         }
-        if Table::holds(old.len(), new.len())
+        if self.table.holds(old.len(), new.len())
             || !self.between_anchors(old.clone(), new.clone(), run_lengths, tried)
         {
             let at = (old.start, new.start);
