@@ -160,6 +160,20 @@ fn missing_layer_types_are_the_classes_pattern() {
     assert!(told > 20, "{told} told");
 }
 
+/// An entry that no class has is not read, even one without a name.
+#[test]
+fn entries_of_no_class_are_not_read() {
+    for entry in entries("keys.json") {
+        let config = &entry["config"];
+        let name = config["model_type"].as_str().unwrap();
+        let bare = with(config, json!({ "layer_types": null }));
+        for config in [config, &bare] {
+            let more = with(config, json!({ "": -128, "of_no_class": -128 }));
+            assert_eq!(read(&more), read(config), "{name}");
+        }
+    }
+}
+
 /// Inverse frequencies of published configurations, against those that transformers computed in
 /// f32.
 ///

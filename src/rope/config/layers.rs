@@ -88,9 +88,12 @@ fn layer_types<'a>(config: &Section<'a>, model: &ModelType, count: usize) -> Res
             return Ok(types);
         }
     }
-    let period = |key: &str, every: usize| match config.count(key)? {
-        Some(0) => Err(config.wrong(key, "is zero")),
-        found => Ok(found.unwrap_or(every)),
+    let period = |key: Option<&str>, every: usize| {
+        let Some(key) = key else { return Ok(every) };
+        match config.count(key)? {
+            Some(0) => Err(config.wrong(key, "is zero")),
+            found => Ok(found.unwrap_or(every)),
+        }
     };
     Ok(match pattern {
         Pattern::Required => {

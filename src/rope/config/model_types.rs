@@ -130,10 +130,10 @@ pub(super) enum Layers {
 pub(super) enum Pattern {
     /// Nothing can be told.
     Required,
-    /// The last of every n layers attends fully, the others are of type `other`; n is read from
-    /// `key`, or is `every`.
+    /// The last of every n layers attends fully, the others are of type `other`; n is `every` unless
+    /// there is a key for it and the file has that.
     Last {
-        key: &'static str,
+        key: Option<&'static str>,
         every: usize,
         other: &'static str,
     },
@@ -142,7 +142,7 @@ pub(super) enum Pattern {
     LastAndEnd(usize),
     /// As `Last`, but the first of every n.
     First {
-        key: &'static str,
+        key: Option<&'static str>,
         every: usize,
         other: &'static str,
     },
@@ -227,16 +227,14 @@ const fn latent(rank: usize, rotated: usize) -> Head {
     Head::Latent { rank, rotated }
 }
 
-const fn last(key: &'static str, every: usize) -> Pattern {
+const fn last(key: Option<&'static str>, every: usize) -> Pattern {
     let other = SLIDING;
     Pattern::Last { key, every, other }
 }
-const fn last_linear(key: &'static str, every: usize) -> Pattern {
+const fn last_linear(key: Option<&'static str>, every: usize) -> Pattern {
     let other = STATES[0];
     Pattern::Last { key, every, other }
 }
-/// A pattern whose period no entry changes.
-const NO_KEY: &str = "";
 
 /// Full attention sees no position, sliding layers do.
 const fn sliding_only(pattern: Pattern) -> Layers {
@@ -315,7 +313,7 @@ const MIMO: &[Own] = &[own(FULL, 5e6), own(SLIDING, 1e4)];
 // - DeepSeek-V3 and the latent attentions after its pattern: `rope_interleave`, or always.
 #[rustfmt::skip]
 const MODEL_TYPES: &[ModelType] = &[
-    ModelType("afmoe", 32, fixed(128), HALF.layers(sliding_only(last("global_attn_every_n_layers", 4)))),
+    ModelType("afmoe", 32, fixed(128), HALF.layers(sliding_only(last(Some("global_attn_every_n_layers"), 4)))),
     ModelType("apertus", 32, share(4096, 32), HALF.theta(1.2e7).explicit()),
     ModelType("apertus1p5_text", 32, share(4096, 32), HALF.theta(1.2e7).explicit()),
     ModelType("arcee", 32, share(2560, 32), HALF),
@@ -323,7 +321,7 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("axk1", 61, latent(512, 64), INTERLEAVED),
     ModelType("axk2", 48, latent(128, 32), INTERLEAVED),
     ModelType("baichuan", 32, share(4096, 32), HALF.on(Condition::Hidden { rope: 4096, alibi: 5120 })), // remote code, Llama's rope in the 7B, ALiBi in the 13B
-    ModelType("bailing_hybrid", 42, latent(512, 64), INTERLEAVED.theta(6e6).layers(full_only(last_linear("layer_group_size", 6)))),
+    ModelType("bailing_hybrid", 42, latent(512, 64), INTERLEAVED.theta(6e6).layers(full_only(last_linear(Some("layer_group_size"), 6)))),
     ModelType("bailing_moe", 24, share(1024, 16), HALF.partial(1.0)), // remote code
     ModelType("bamba", 32, share(4096, 32), HALF.partial(0.5).layers(full_only(Pattern::Listed { key: "attn_layer_indices", else_all: false }))),
     ModelType("beam", 52, fixed(128), HALF.layers(Layers::Own(BEAM, Pattern::Required))),
@@ -332,7 +330,7 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("chatglm", 28, share(4096, 32), INTERLEAVED.partial(0.5)), // remote code; half the head
     ModelType("codegen", 28, share(4096, 16), INTERLEAVED.rotary_dim(64)),
     ModelType("cohere", 40, share(8192, 64), INTERLEAVED.theta(5e5)),
-    ModelType("cohere2", 40, share(8192, 64), INTERLEAVED.layers(sliding_only(last("sliding_window_pattern", 4)))),
+    ModelType("cohere2", 40, share(8192, 64), INTERLEAVED.layers(sliding_only(last(Some("sliding_window_pattern"), 4)))),
     ModelType("cohere2_moe", 40, fixed(128), INTERLEAVED.layers(sliding_only(Pattern::Required))),
     ModelType("cohere_compass_text", 40, share(8192, 64), HALF.explicit().layers(Layers::Own(COMPASS, Pattern::Required))),
     ModelType("cosmos3_edge_text", 28, fixed(128), HALF.theta(1e8)),
@@ -344,7 +342,7 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("deepseek_v32", 61, latent(512, 64), INTERLEAVED),
     ModelType("diffllama", 16, share(2048, 32), HALF),
     ModelType("doge", 32, share(1024, 8), HALF),
-    ModelType("dory", 36, fixed(256), HALF.layers(Layers::Own(DORY, last(NO_KEY, 4))).slots(Slots::Loops)),
+    ModelType("dory", 36, fixed(256), HALF.layers(Layers::Own(DORY, last(None, 4))).slots(Slots::Loops)),
     ModelType("dots1", 62, share(4608, 32), HALF),
     ModelType("emu3_text_model", 32, share(4096, 32), HALF.theta(1e6)),
     ModelType("ernie4_5", 18, fixed(128), INTERLEAVED.theta(5e5)),
@@ -352,16 +350,16 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("ernie4_5_vl_moe_text", 28, share(2560, 20), INTERLEAVED.theta(5e5)),
     ModelType("evolla", 32, share(4096, 32), HALF.theta(5e5)),
     ModelType("exaone", 32, share(4096, 32), HALF.theta(5e5)),
-    ModelType("exaone4", 32, share(4096, 32), HALF.layers(Layers::SlidingIfAny(last("sliding_window_pattern", 4)))),
-    ModelType("exaone_moe", 32, share(4096, 32), HALF.layers(Layers::SlidingIfAny(last("sliding_window_pattern", 4)))),
+    ModelType("exaone4", 32, share(4096, 32), HALF.layers(Layers::SlidingIfAny(last(Some("sliding_window_pattern"), 4)))),
+    ModelType("exaone_moe", 32, share(4096, 32), HALF.layers(Layers::SlidingIfAny(last(Some("sliding_window_pattern"), 4)))),
     ModelType("falcon", 32, share(4544, 71), HALF.on(Condition::NotAlibi)),
     ModelType("falcon_h1", 32, share(4096, 32), HALF),
     ModelType("flex_olmo", 32, share(4096, 32), HALF.theta(5e5)),
     ModelType("flint", 49, fixed(128), HALF.layers(sliding_only(Pattern::Required))),
     ModelType("gemma", 28, fixed(256), HALF),
     ModelType("gemma2", 26, fixed(256), HALF),
-    ModelType("gemma3_text", 26, fixed(256), HALF.layers(Layers::Own(GEMMA3, last("sliding_window_pattern", 6)))),
-    ModelType("gemma3n_text", 35, fixed(256), HALF.layers(Layers::Own(GEMMA3, last(NO_KEY, 5)))),
+    ModelType("gemma3_text", 26, fixed(256), HALF.layers(Layers::Own(GEMMA3, last(Some("sliding_window_pattern"), 6)))),
+    ModelType("gemma3n_text", 35, fixed(256), HALF.layers(Layers::Own(GEMMA3, last(None, 5)))),
     ModelType("gemma4_text", 30, Head::Wider(256, 512), HALF.layers(Layers::Own(GEMMA4, Pattern::LastAndEnd(6)))),
     ModelType("gemma4_unified_text", 30, Head::Wider(256, 512), HALF.layers(Layers::Own(GEMMA4, Pattern::LastAndEnd(6)))),
     ModelType("glm", 40, fixed(128), INTERLEAVED.partial(0.5)),
@@ -397,8 +395,8 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("jetmoe", 12, fixed(128), HALF),
     ModelType("kimi_k2", 61, latent(512, 64), INTERLEAVED), // DeepSeek-V3's code
     ModelType("kimi_linear", 27, latent(512, 64), HALF.layers(Layers::Still)),
-    ModelType("kolibri1", 50, fixed(128), HALF.layers(sliding_only(last(NO_KEY, 5)))),
-    ModelType("laguna", 40, fixed(128), HALF.partial(1.0).layers(Layers::Own(LAGUNA, last(NO_KEY, 1)))),
+    ModelType("kolibri1", 50, fixed(128), HALF.layers(sliding_only(last(None, 5)))),
+    ModelType("laguna", 40, fixed(128), HALF.partial(1.0).layers(Layers::Own(LAGUNA, last(None, 1)))),
     ModelType("lara_mini", 34, fixed(128), HALF.layers(sliding_only(Pattern::Required))),
     ModelType("lfm2", 32, share(2560, 32), HALF.theta(1e6).layers(full_only(Pattern::Listed { key: "full_attn_idxs", else_all: true }))),
     ModelType("lfm2_moe", 32, share(2048, 32), HALF.theta(1e6).layers(full_only(Pattern::Required))),
@@ -406,21 +404,21 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("llama", 32, share(4096, 32), HALF),
     ModelType("llama4_text", 48, fixed(128), INTERLEAVED.theta(5e5).layers(Layers::Flags)),
     ModelType("longcat_flash", 56, latent(512, 64), INTERLEAVED.theta(1e7).slots(Slots::Two)),
-    ModelType("mellum", 28, fixed(128), HALF.partial(1.0).layers(Layers::Own(MELLUM, last(NO_KEY, 1)))),
+    ModelType("mellum", 28, fixed(128), HALF.partial(1.0).layers(Layers::Own(MELLUM, last(None, 1)))),
     ModelType("mimo", 32, share(4096, 32), HALF), // remote code, Qwen2's rope
     ModelType("mimo_v2_flash", 48, fixed(192), HALF.partial(0.334).layers(Layers::Own(MIMO, Pattern::Required))),
     ModelType("minicpm", 32, share(4096, 32), HALF), // remote code, Llama's rope
     ModelType("minicpm3", 62, latent(256, 32), HALF),
     ModelType("minimax", 32, share(4096, 32), HALF.theta(1e6).layers(full_only(Pattern::Required))),
     ModelType("minimax_m2", 62, fixed(128), HALF.theta(5e6).partial(1.0)),
-    ModelType("minimax_m3_vl_text", 60, fixed(128), HALF.theta(5e6).stated().layers(Layers::Typed(&[FULL], last(NO_KEY, 1)))),
+    ModelType("minimax_m3_vl_text", 60, fixed(128), HALF.theta(5e6).stated().layers(Layers::Typed(&[FULL], last(None, 1)))),
     ModelType("ministral", 32, share(4096, 32), HALF),
     ModelType("ministral3", 34, fixed(128), HALF.theta(1e6).explicit()),
     ModelType("mistral", 32, share(4096, 32), HALF),
     ModelType("mistral4", 36, latent(256, 64), INTERLEAVED.explicit()),
     ModelType("mixtral", 32, share(4096, 32), HALF.theta(1e6)),
     ModelType("mllama_text_model", 40, share(4096, 32), HALF.theta(5e5).layers(Layers::Cross(&[3, 8, 13, 18, 23, 28, 33, 38]))),
-    ModelType("modernbert-decoder", 22, share(768, 12), HALF.layers(Layers::Own(MODERNBERT, Pattern::First { key: "global_attn_every_n_layers", every: 3, other: SLIDING }))),
+    ModelType("modernbert-decoder", 22, share(768, 12), HALF.layers(Layers::Own(MODERNBERT, Pattern::First { key: Some("global_attn_every_n_layers"), every: 3, other: SLIDING }))),
     ModelType("molmo2_text", 36, fixed(128), HALF),
     ModelType("moshi", 32, share(4096, 32), HALF),
     ModelType("muse_glimmer_text", 52, fixed(128), HALF.layers(Layers::Thetas { else_alike: false })),
@@ -428,8 +426,8 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("nemotron", 32, share(6144, 48), HALF.partial(0.5)),
     ModelType("olmo", 32, share(4096, 32), HALF),
     ModelType("olmo2", 32, share(4096, 32), HALF),
-    ModelType("olmo3", 32, share(4096, 32), HALF.layers(Layers::Own(OLMO3, last(NO_KEY, 4)))),
-    ModelType("olmo_hybrid", 32, share(3840, 30), HALF.layers(full_only(last_linear(NO_KEY, 4)))),
+    ModelType("olmo3", 32, share(4096, 32), HALF.layers(Layers::Own(OLMO3, last(None, 4)))),
+    ModelType("olmo_hybrid", 32, share(3840, 30), HALF.layers(full_only(last_linear(None, 4)))),
     ModelType("olmoe", 16, share(2048, 16), HALF),
     ModelType("orion", 40, share(5120, 40), HALF), // remote code, Llama's rope
     ModelType("persimmon", 36, share(4096, 64), HALF.partial(0.5)),
@@ -447,10 +445,10 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("qwen2_vl", 80, share(8192, 64), HALF.theta(1e6)), // as published, without text_config
     ModelType("qwen2_vl_text", 80, share(8192, 64), HALF.theta(1e6)),
     ModelType("qwen3", 32, fixed(128), HALF),
-    ModelType("qwen3_5_moe_text", 40, fixed(256), HALF.partial(0.25).layers(full_only(last_linear("full_attention_interval", 4)))),
-    ModelType("qwen3_5_text", 32, fixed(256), HALF.partial(0.25).layers(full_only(last_linear("full_attention_interval", 4)))),
+    ModelType("qwen3_5_moe_text", 40, fixed(256), HALF.partial(0.25).layers(full_only(last_linear(Some("full_attention_interval"), 4)))),
+    ModelType("qwen3_5_text", 32, fixed(256), HALF.partial(0.25).layers(full_only(last_linear(Some("full_attention_interval"), 4)))),
     ModelType("qwen3_moe", 24, share(2048, 32), HALF),
-    ModelType("qwen3_next", 48, fixed(256), HALF.partial(0.25).layers(full_only(last_linear("full_attention_interval", 4)))),
+    ModelType("qwen3_next", 48, fixed(256), HALF.partial(0.25).layers(full_only(last_linear(Some("full_attention_interval"), 4)))),
     ModelType("qwen3_omni_moe_text", 28, share(2048, 28), HALF.theta(1e6)),
     ModelType("qwen3_vl_moe_text", 24, share(2048, 16), HALF.theta(5e5)),
     ModelType("qwen3_vl_text", 32, fixed(128), HALF.theta(5e5)),
