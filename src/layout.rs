@@ -573,3 +573,61 @@ fn nested_span_from(finest: usize, axes: &mut [Axis]) -> Result<usize> {
 fn too_large() -> Error {
     Error::Layout("its size does not fit a usize".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+
+    /// Rows that follow each other are found as a whole, and no others, from either end.
+    #[test]
+    fn runs_are_as_long_as_the_addresses_say() {
+        let mut random = rand::rng();
+        for _ in 0..20_000 {
+            let (block, blocks) = (random.random_range(1..4), random.random_range(1..8));
+            let shape = [8, block, 1, 2];
+            let pages = match random.random_range(0..3) {
+                0 => KeyLayout::nhd(ElementType::F32, shape),
+                // Other heads, or values, lie in between.
+                1 => KeyLayout::hnd(ElementType::F32, [8, 2, block, 2]),
+                _ => KeyLayout::packed_nhd(ElementType::F32, shape).keys,
+            };
+            // Often the block behind the last one.
+            let mut table = vec![random.random_range(0..8)];
+            while table.len() < blocks {
+                let next = (table[table.len() - 1] + 1) % 8;
+                table.push(match random.random_ratio(2, 3) {
+                    true => next,
+                    false => random.random_range(0..8),
+                });
+            }
+            let layout = pages.with_table(&table);
+            let follows =
+                |row: usize| layout.row(0, row) == layout.row(0, row - 1) + layout.rows.stride;
+            let row = random.random_range(0..layout.rows());
+            let limit = random.random_range(1..layout.rows() - row + 1);
+            let run = 1
+                + (row + 1..row + limit)
+                    .take_while(|&row| follows(row))
+                    .count();
+            assert_eq!(
+                layout.run_from(row, limit),
+                run,
+                "{layout:?}, {row}, {limit}"
+            );
+            let end = row + 1;
+            let limit = random.random_range(1..end + 1);
+            let run = 1
+                + (end - limit + 1..end)
+                    .rev()
+                    .take_while(|&row| follows(row))
+                    .count();
+            assert_eq!(
+                layout.run_before(end, limit),
+                run,
+                "{layout:?}, {end}, {limit}"
+            );
+        }
+    }
+}

@@ -91,12 +91,10 @@ impl Builder {
         } = call;
         self.words.clear();
         self.block_tables.clear();
-        let some = |layout: &KeyLayout<'_>| {
-            layout.batch() > 0 && layout.heads() > 0 && layout.head_dim() > 0
-        };
+        // Layouts without heads or dimensions are refused before.
         let transfers: Vec<_> = transfers
             .iter()
-            .filter(|transfer| some(transfer.destination.layout))
+            .filter(|transfer| transfer.destination.layout.batch() > 0)
             .collect();
         let Some(&first) = transfers.first().filter(|_| order.rows > 0) else {
             return Ok(None);

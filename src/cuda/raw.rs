@@ -392,3 +392,78 @@ unsafe fn start(
     }?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::super::grid::{Device, THREADS};
+    use super::*;
+    use crate::{ElementType, Plan, Rope};
+
+    const DEVICE: Device = Device {
+        multiprocessors: 132,
+        threads: THREADS,
+    };
+
+    /// A call of any verb takes no more words than it is said to take at most; one that uses all of what it is given,
+    /// hardly fewer.
+    #[test]
+    fn a_call_takes_the_words_that_it_is_said_to_take() {
+        let mut random = rand::rng();
+        let rope = Rope::from_theta(10_000.0, 8).unwrap();
+        let (mut builder, mut large) = (Builder::default(), 0);
+        for _ in 0..300 {
+            let rows = random.random_range(1..6000);
+            let kept: Vec<usize> = (0..rows).filter(|_| random.random_ratio(4, 5)).collect();
+            let plan = Plan::from_kept(rows, &kept).unwrap();
+            let rotations = Rotations::new(&plan, &rope).unwrap();
+            let block = random.random_range(1..17);
+            let blocks = rows.div_ceil(block);
+            let pages = KeyLayout::nhd(ElementType::F16, [4 * blocks, block, 2, 8]);
+            // Of keys and values, to read and to write.
+            let tables: [Vec<u32>; 4] =
+                std::array::from_fn(|part| (0..blocks).map(|i| (4 * i + part) as u32).collect());
+            let layout = |keys: usize| {
+                let [keys, values] = [keys, keys + 1].map(|table| pages.with_table(&tables[table]));
+                CacheLayout::new(keys, values)
+            };
+            let (src, dst) = (layout(0), layout(2));
+            let layers = random.random_range(1..300);
+            let mut layers = || -> Vec<CudaRawLayer> {
+                let mut address = || 256 * random.random_range(1..1 << 30);
+                let layer = |_| CudaRawLayer {
+                    keys: address(),
+                    keys_len: usize::MAX,
+                    values: address(),
+                    values_len: usize::MAX,
+                };
+                (0..layers).map(layer).collect()
+            };
+            let (from, to) = (layers(), layers());
+
+            let call = copy(&rotations, (&src, &from), (&dst, &to)).unwrap();
+            if builder.build(&call, DEVICE).unwrap().is_some() {
+                let (words, most) = (
+                    builder.words.len(),
+                    words_at_most(&rotations, &[&src, &dst], from.len()),
+                );
+                // Shapes may come in three times as many kinds, and the last rows may be gone.
+                let spare = 4 * size_of::<super::super::abi::Shape>() / 4 + 4 * (blocks / 8 + 8);
+                assert!(words <= most && most <= words + spare, "{words}, {most}");
+                let needed = if words <= LARGE { 0 } else { 4 * words };
+                assert_eq!(builder.workspace(), needed);
+                large += usize::from(needed > 0);
+            }
+            for call in [rotate(&rotations, &dst, &to), splice(&rotations, &dst, &to)] {
+                builder.build(&call.unwrap(), DEVICE).unwrap();
+                let most = words_at_most(&rotations, &[&dst], to.len());
+                assert!(builder.words.len() <= most);
+            }
+        }
+        assert!(
+            (30..270).contains(&large),
+            "{large} of 300 need a workspace"
+        );
+    }
+}
