@@ -82,6 +82,8 @@ struct Size {
     heads: usize,
     dim: usize,
     rows: usize,
+    /// Everything lies at multiples of so many elements: one, or what backends take at once where they can.
+    grain: usize,
 }
 
 /// A layout of random strides: axes in any order, some with room between their steps.
@@ -103,7 +105,7 @@ impl Lie {
             table
         });
         let packs: Vec<_> = (1..=size.dim)
-            .filter(|pack| size.dim.is_multiple_of(*pack))
+            .filter(|pack| size.dim.is_multiple_of(*pack) && pack.is_multiple_of(size.grain))
             .collect();
         let pack = if random.random() {
             size.dim
@@ -117,11 +119,11 @@ impl Lie {
         let mut span = pack;
         for axis in order {
             let room = [0, 0, 1, 8].choose(random).unwrap();
-            axes[axis] = Axis::new(lens[axis], span + room);
+            axes[axis] = Axis::new(lens[axis], span + room * size.grain);
             span += axes[axis].stride * (lens[axis] - 1);
         }
         let [batch, blocks, rows, heads, packs] = axes;
-        let offset = random.random_range(0..9);
+        let offset = size.grain * random.random_range(0..9);
         Lie {
             strides: Strides {
                 offset,
@@ -477,7 +479,17 @@ fn buffer<T: Bits>(len: usize, kind: u32, random: &mut SmallRng) -> Vec<T> {
 }
 
 fn run<T: Bits>(backends: &[Backend], random: &mut SmallRng) {
-    let dim = 2 * random.random_range(1..=70);
+    let grain = if random.random() {
+        1
+    } else {
+        16 / size_of::<T>()
+    };
+    let odd = if grain > 1 && random.random() {
+        grain
+    } else {
+        0
+    };
+    let dim = 2 * grain * random.random_range(1..=70 / grain) + odd;
     let rows = random.random_range(1..=90);
     let plan = plan(rows, random);
     let size = Size {
@@ -485,10 +497,11 @@ fn run<T: Bits>(backends: &[Backend], random: &mut SmallRng) {
         heads: random.random_range(1..=9),
         dim,
         rows: plan.old_rows().max(plan.new_rows()).max(1),
+        grain,
     };
 
-    let width = 2 * random.random_range(1..=dim / 2);
-    let offset = random.random_range(0..=dim - width);
+    let width = 2 * grain * random.random_range(1..=dim / (2 * grain));
+    let offset = grain * random.random_range(0..=(dim - width) / grain);
     let pairing = *[Pairing::HalfSplit, Pairing::Interleaved]
         .choose(random)
         .unwrap();
