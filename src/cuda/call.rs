@@ -409,3 +409,125 @@ fn is_wide(transfer: &Transfer<'_>, rope: Option<&Rope>, in_place: bool) -> bool
         && rope.is_none_or(rope_fits)
         && (in_place || transfer.destination.layout.head_dim().is_multiple_of(chunk))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotations::TurnedSpan;
+    use crate::{ElementType, Plan, Strides};
+
+    /// f16 rows of so many dimensions, so far apart, from an element on.
+    fn strides(dims: usize, stride: usize, offset: usize) -> Strides {
+        // Nobody takes a step along an axis of one.
+        let odd = Axis::new(1, 3);
+        Strides {
+            batch: odd,
+            blocks: odd,
+            rows: Axis::new(20, stride),
+            heads: odd,
+            packs: odd,
+            offset,
+            pack: dims,
+        }
+    }
+
+    fn rows(dims: usize, stride: usize, offset: usize) -> KeyLayout<'static> {
+        KeyLayout::strided(ElementType::F16, strides(dims, stride, offset))
+    }
+
+    /// What is slower by a factor where it is wrong, and as right.
+    #[test]
+    fn usual_caches_are_accessed_by_16_bytes() {
+        let half = |width: usize| Rope::from_theta(10_000.0, width).unwrap();
+        let wide = |layout: KeyLayout<'_>, address: u64, rope: Option<Rope>, in_place: bool| {
+            let place = |address| Place {
+                address,
+                layout: &layout,
+            };
+            let transfer = |source, destination| Transfer {
+                source: place(source),
+                destination: place(destination),
+                table: None,
+                values: false,
+            };
+            let [one, other] = [transfer(address, 4096), transfer(4096, address)]
+                .map(|transfer| is_wide(&transfer, rope.as_ref(), in_place));
+            assert_eq!(one, other);
+            one
+        };
+        let f16 = ElementType::F16;
+        assert!(wide(
+            KeyLayout::bhsd(f16, [2, 2, 20, 64]),
+            256,
+            Some(half(64)),
+            false
+        ));
+        assert!(wide(
+            rows(64, 64, 8),
+            16,
+            Some(half(32).with_offset(32)),
+            false
+        ));
+        assert!(wide(
+            KeyLayout::x_packed(f16, [4, 2, 4, 16, 8]),
+            256,
+            Some(half(32)),
+            true
+        ));
+        assert!(wide(rows(64, 64, 0), 256, None, false));
+        // Dimensions behind the window stay where they are.
+        assert!(wide(rows(36, 40, 0), 256, Some(half(32)), true));
+
+        assert!(!wide(rows(36, 40, 0), 256, Some(half(32)), false));
+        assert!(!wide(rows(64, 64, 0), 264, Some(half(64)), true));
+        assert!(!wide(rows(64, 64, 4), 256, Some(half(64)), true));
+        assert!(!wide(rows(64, 68, 0), 256, Some(half(64)), true));
+        assert!(!wide(rows(64, 64, 0), 256, Some(half(24)), true));
+        assert!(!wide(
+            rows(64, 64, 0),
+            256,
+            Some(half(32).with_offset(4)),
+            true
+        ));
+        // Two packs of four to every sixteen bytes, though each begins at a multiple of them.
+        let apart = Strides {
+            packs: Axis::new(8, 8),
+            pack: 4,
+            rows: Axis::new(20, 64),
+            ..strides(64, 64, 0)
+        };
+        assert!(!wide(
+            KeyLayout::strided(f16, apart),
+            256,
+            Some(half(32)),
+            true
+        ));
+    }
+
+    #[test]
+    fn rows_that_stay_are_known() {
+        let layout = rows(64, 64, 0);
+        let copy = layout;
+        let place = |address, layout| Place { address, layout };
+        let stay = |source, destination, moved: usize| {
+            let transfer = Transfer {
+                source,
+                destination,
+                table: Some(0),
+                values: false,
+            };
+            let rope = Rope::from_theta(10_000.0, 64).unwrap();
+            let plan = Plan::from_positions(&[1, 2, 3], &[2, 3, 4]).unwrap();
+            let rotations = Rotations::new(&plan, &rope).unwrap();
+            let spans = rotations.spans().iter().map(|&span| TurnedSpan {
+                dst: span.src + moved,
+                ..span
+            });
+            rows_stay(&transfer, &Order::new(spans).unwrap())
+        };
+        assert!(stay(place(256, &layout), place(256, &layout), 0));
+        assert!(!stay(place(256, &layout), place(256, &layout), 1));
+        assert!(!stay(place(256, &layout), place(512, &layout), 0));
+        assert!(!stay(place(256, &layout), place(256, &copy), 0));
+    }
+}

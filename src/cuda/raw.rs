@@ -466,4 +466,34 @@ mod tests {
             "{large} of 300 need a workspace"
         );
     }
+
+    #[test]
+    fn nothing_to_do_is_nothing_to_launch() {
+        let rope = Rope::from_theta(10_000.0, 8).unwrap();
+        let layers = [CudaRawLayer {
+            keys: 256,
+            keys_len: usize::MAX,
+            values: 512,
+            values_len: usize::MAX,
+        }];
+        let launches = |batch, plan: &Plan| {
+            let layout = KeyLayout::bhsd(ElementType::F16, [batch, 2, 20, 8]).into();
+            let rotations = Rotations::new(plan, &rope).unwrap();
+            let here = (&layout, &layers[..]);
+            [
+                rotate(&rotations, &layout, &layers),
+                splice(&rotations, &layout, &layers),
+                copy(&rotations, here, here),
+            ]
+            .map(|call| {
+                let launch = Builder::default().build(&call.unwrap(), DEVICE);
+                launch.unwrap().is_some()
+            })
+        };
+        let inserted = Plan::from_edits(16, &[crate::Edit::insert(4, 2)]).unwrap();
+        assert_eq!(launches(1, &inserted), [true; 3]);
+        assert_eq!(launches(0, &inserted), [false; 3]);
+        let unchanged = Plan::from_edits(16, &[]).unwrap();
+        assert_eq!(launches(1, &unchanged), [false, false, true]);
+    }
 }
