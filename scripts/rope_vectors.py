@@ -89,8 +89,7 @@ MODELS = {
 }
 MODELS |= {
     name: dict(MLA)
-    for name in """axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa hy_v4
-    minicpm3 sarvam_mla youtu""".split()
+    for name in """axk1 deepseek_v2 deepseek_v3 glm4_moe_lite minicpm3 sarvam_mla youtu""".split()
 }
 MODELS |= {
     name: dict(THREE_AXES)
@@ -160,8 +159,7 @@ MODELS |= {
 # These cache a latent row's rotated half de-interleaved. The permutation is undone here, because an
 # engine that keeps the checkpoint's order (vLLM, SGLang) caches interleaved pairs.
 DEINTERLEAVED = set(
-    """axk1 axk2 bailing_hybrid deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa longcat_flash
-    mistral4 sarvam_mla youtu""".split()
+    """axk1 bailing_hybrid deepseek_v3 glm4_moe_lite longcat_flash mistral4 sarvam_mla youtu""".split()
 )
 
 

@@ -557,6 +557,16 @@ fn odd_entries() {
     assert_eq!(read(&m3), Ok(ModelRope::uniform(rope, 2)));
     let sparse = json!({ "layer_types": ["full_attention", "minimax_m3_sparse"] });
     refused(with(&m3, sparse), "layer_types", "indexer");
+    // In others every layer has.
+    for name in [
+        "axk2",
+        "deepseek_v32",
+        "dots3_note_text",
+        "glm_moe_dsa",
+        "hy_v4",
+    ] {
+        refused(json!({ "model_type": name }), "model_type", "indexer");
+    }
     let sparse = json!({ "sparse_attention_config": { "sparse_attention_freq": [0, 1] } });
     refused(
         with(&m3, sparse),

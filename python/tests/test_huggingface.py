@@ -279,13 +279,8 @@ def test_latent_attentions_are_turned_in_the_order_in_which_they_are_cached(mode
 
 
 def test_every_latent_attention_whose_keys_were_measured_is_known():
-    """But those with an indexer, whose own keys are not described."""
     measured = json.loads((Path(__file__).parents[2] / "tests" / "configs" / "keys.json").read_text())["entries"]
-    latent = {
-        entry["config"]["model_type"]
-        for entry in measured
-        if entry["config"].get("kv_lora_rank") and "indexed_attention" not in entry["config"].get("layer_types", ())
-    }
+    latent = {entry["config"]["model_type"] for entry in measured if entry["config"].get("kv_lora_rank")}
     # Its latent layers have no rope.
     assert latent - {"kimi_linear"} == set(LATENT_PAIRINGS)
 

@@ -8,8 +8,8 @@ use bytemuck::Pod;
 use super::Wgpu;
 use super::abi::Call;
 use super::pipelines::Key;
-use super::schedule::{Schedule, Step};
-use super::windows::ALIGNMENT;
+use super::schedule::{Schedule, Step, Window};
+use super::windows::{ALIGNMENT, intersection};
 use crate::order::Order;
 use crate::{Error, Result, Rotations};
 
@@ -213,6 +213,15 @@ impl Wgpu {
             })
         };
         let source = step.source.as_ref();
+        // WebGPU forbids it, and browsers check; adapters elsewhere do as they like.
+        let in_common = |window: &Window| {
+            let bytes = intersection(&window.bytes, &step.destination.bytes);
+            window.buffer == step.destination.buffer && !bytes.is_empty()
+        };
+        debug_assert!(
+            !source.is_some_and(in_common),
+            "bytes of a buffer are bound twice"
+        );
         let resources = [
             binding(&step.destination.buffer, &step.destination.bytes),
             source.map_or(self.nothing.as_entire_binding(), |window| {

@@ -35,8 +35,8 @@ impl ModelRope {
     ///   engine caches: `kv_lora_rank` latent components, then `qk_rope_head_dim` rotated ones, so
     ///   the window starts at `kv_lora_rank` (512, of 576, in DeepSeek-V3). A cache that keeps the
     ///   rotated part by itself moves the window to 0, one of full keys to `qk_nope_head_dim`, with
-    ///   [`map`](ModelRope::map). transformers' own cache also reorders that part into halves, but for DeepSeek-V2's. The
-    ///   small key cache of a sparse-attention indexer (DeepSeek-V3.2) is not described.
+    ///   [`map`](ModelRope::map). transformers' own cache also reorders that part into halves, but for DeepSeek-V2's.
+    ///   Where an indexer caches keys of its own beside these (DeepSeek-V3.2), the file is refused.
     /// - **Layers without a rope** have none: Cohere 2's, Llama 4's and SmolLM3's global ones, the
     ///   recurrent layers of hybrids, cross-attention, all of a model with ALiBi (some Falcons,
     ///   Baichuan 13B). Where layers share the keys of an earlier one (Gemma 3n), each still says

@@ -319,7 +319,6 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("arcee", 32, share(2560, 32), HALF),
     ModelType("aria_text", 32, share(4096, 32), HALF),
     ModelType("axk1", 61, latent(512, 64), INTERLEAVED),
-    ModelType("axk2", 48, latent(128, 32), INTERLEAVED),
     ModelType("baichuan", 32, share(4096, 32), HALF.on(Condition::Hidden { rope: 4096, alibi: 5120 })), // remote code, Llama's rope in the 7B, ALiBi in the 13B
     ModelType("bailing_hybrid", 42, latent(512, 64), INTERLEAVED.theta(6e6).layers(full_only(last_linear(Some("layer_group_size"), 6)))),
     ModelType("bailing_moe", 24, share(1024, 16), HALF.partial(1.0)), // remote code
@@ -339,7 +338,6 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("deepseek", 30, share(4096, 32), HALF), // remote code, Llama's rope
     ModelType("deepseek_v2", 32, latent(512, 64), INTERLEAVED),
     ModelType("deepseek_v3", 61, latent(512, 64), INTERLEAVED),
-    ModelType("deepseek_v32", 61, latent(512, 64), INTERLEAVED),
     ModelType("diffllama", 16, share(2048, 32), HALF),
     ModelType("doge", 32, share(1024, 8), HALF),
     ModelType("dory", 36, fixed(256), HALF.layers(Layers::Own(DORY, last(None, 4))).slots(Slots::Loops)),
@@ -369,7 +367,6 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("glm4v_moe_text", 46, share(4096, 96), HALF.partial(0.5)),
     ModelType("glm4v_text", 40, share(4096, 32), INTERLEAVED.partial(1.0)),
     ModelType("glm_image_text", 40, share(4096, 32), HALF.partial(1.0)),
-    ModelType("glm_moe_dsa", 78, latent(512, 64), INTERLEAVED),
     ModelType("glm_ocr_text", 16, share(1024, 16), INTERLEAVED.partial(1.0)),
     ModelType("gpt_neox", 44, share(6144, 64), HALF.partial(0.25)),
     ModelType("gpt_neox_japanese", 32, share(2560, 32), HALF.partial(1.0)),
@@ -385,7 +382,6 @@ const MODEL_TYPES: &[ModelType] = &[
     ModelType("helium", 24, fixed(128), INTERLEAVED.theta(1e5)),
     ModelType("hrm_text", 16, fixed(128), HALF.slots(Slots::Cycles)),
     ModelType("hy_v3", 80, fixed(128), HALF.theta(11_158_840.0)),
-    ModelType("hy_v4", 34, latent(512, 64), HALF),
     ModelType("hyperclovax", 32, share(4096, 32), HALF),
     ModelType("internlm", 32, share(4096, 32), HALF), // remote code; `rotary` instead of `rope_scaling`
     ModelType("internlm2", 32, share(4096, 32), HALF), // remote code, Llama's rope

@@ -36,6 +36,8 @@ enum Why {
 const GIVE: &str = "If you know its rope, give a `ModelRope` in place of the config: \
                     `ModelRope::uniform(Rope::from_inv_freq(..)?, layers)`";
 const GIVE_NONE: &str = "`ModelRope::from_layers` takes `None` for each layer";
+const GIVE_BOTH: &str = "If you know how both turn, give a `ModelRope` for each in place of the config, \
+                         and call for each; else encode the moved rows again";
 const ENCODE_MOVED: &str = "Encode the moved rows again";
 const ENCODE_REST: &str = "Encode again from the first edit on";
 
@@ -61,7 +63,7 @@ impl Why {
             ),
             Why::Beside => (
                 "caches the keys of an indexer beside its own, and a rope does not describe both",
-                ENCODE_MOVED,
+                GIVE_BOTH,
             ),
             Why::NormBehind => (
                 "norms its keys after it has turned them, with a weight for each component, so no turn undoes one",
@@ -103,6 +105,7 @@ pub(super) fn refusal(name: &str) -> String {
 
 #[rustfmt::skip]
 const REFUSED: &[(&str, Why)] = &[
+    ("axk2", Why::Beside),
     ("bart", Why::Added),
     ("bert", Why::Added),
     ("bert-generation", Why::Added),
@@ -117,18 +120,21 @@ const REFUSED: &[(&str, Why)] = &[
     ("cpmant", Why::Distances),
     ("ctrl", Why::Added),
     ("data2vec-text", Why::Added),
+    ("deepseek_v32", Why::Beside),
     ("deepseek_v4", Why::KeyIsValue),
     ("dots3_note_text", Why::Beside),
     ("electra", Why::Added),
     ("ernie", Why::Added),
     ("falcon_mamba", Why::State),
     ("git", Why::Added),
+    ("glm_moe_dsa", Why::Beside),
     ("gpt-sw3", Why::Added),
     ("gpt2", Why::Added),
     ("gpt_bigcode", Why::Added),
     ("gpt_neo", Why::Added),
     ("hunyuan_v1_dense", Why::NormBehind),
     ("hunyuan_v1_moe", Why::NormBehind),
+    ("hy_v4", Why::Beside),
     ("inkling2_loop_text", Why::SomeState),
     ("inkling2_text", Why::SomeState),
     ("inkling_text", Why::SomeState),
