@@ -672,3 +672,17 @@ fn rotations_from_a_row_on() {
     let cut = spans(&each.starting_at(9))[0].3.unwrap();
     assert_eq!((cut.first, cut.step), (all.first + 2, 1));
 }
+
+#[test]
+fn debug_shows_what_a_plan_says() {
+    let plan = Plan::from_edits(9, &[Edit::insert(4, 2)]).unwrap();
+    let shown = format!("{plan:?}");
+    for part in [
+        "old_rows: 9",
+        "new_rows: 11",
+        "old_position: 4",
+        "deltas: [2]",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+}

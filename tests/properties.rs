@@ -342,3 +342,26 @@ fn magnitude_factors_never_change_a_norm() {
         }
     }
 }
+
+/// What GPU backends upload is what the CPU reads row by row.
+#[test]
+fn tables_are_their_rows() {
+    for rope in ropes() {
+        let old: Vec<i32> = (0..9).collect();
+        let new: Vec<i32> = old.iter().map(|row| row * row).collect();
+        let plan = Plan::from_positions(&old, &new).unwrap();
+        let rotations = Rotations::new(&plan, &rope).unwrap();
+        let table = &rotations.tables()[0];
+        assert_eq!(table.rows(), plan.deltas().len());
+        let mut rows = vec![];
+        for (row, &delta) in plan.deltas().iter().enumerate() {
+            let (cos, sin) = table.row(row);
+            for ((cos, sin), freq) in cos.iter().zip(sin).zip(rope.inv_freq()) {
+                let (s, c) = (f64::from(delta) * freq).sin_cos();
+                assert_eq!((*cos, *sin), (c as f32, s as f32), "{delta}, {freq}");
+            }
+            rows.extend([cos, sin].concat());
+        }
+        assert_same_bits(table.as_slice(), &rows, |number| format!("number {number}"));
+    }
+}
