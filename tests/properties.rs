@@ -4,8 +4,8 @@ mod support;
 
 use half::{bf16, f16};
 use pie_rope::{
-    CacheLayout, Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, Pairing, Plan, Rope,
-    Rotations, Scaling, oracle,
+    CacheLayout, Cpu, Edit, Element, ElementType, KeyLayout, Layer, LayerRef, ModelRope, Pairing,
+    Plan, Rope, Rotations, Scaling, oracle,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -343,25 +343,48 @@ fn magnitude_factors_never_change_a_norm() {
     }
 }
 
-/// What GPU backends upload is what the CPU reads row by row.
+/// What GPU backends upload is what the CPU reads row by row: the angles of the deltas, and where frequencies change
+/// those of every row.
 #[test]
 fn tables_are_their_rows() {
+    let old: Vec<i32> = (0..9).collect();
+    let new: Vec<i32> = old.iter().map(|row| row * row).collect();
+    let plan = Plan::from_positions(&old, &new).unwrap();
     for rope in ropes() {
-        let old: Vec<i32> = (0..9).collect();
-        let new: Vec<i32> = old.iter().map(|row| row * row).collect();
-        let plan = Plan::from_positions(&old, &new).unwrap();
-        let rotations = Rotations::new(&plan, &rope).unwrap();
-        let table = &rotations.tables()[0];
-        assert_eq!(table.rows(), plan.deltas().len());
-        let mut rows = vec![];
-        for (row, &delta) in plan.deltas().iter().enumerate() {
-            let (cos, sin) = table.row(row);
-            for ((cos, sin), freq) in cos.iter().zip(sin).zip(rope.inv_freq()) {
-                let (s, c) = (f64::from(delta) * freq).sin_cos();
-                assert_eq!((*cos, *sin), (c as f32, s as f32), "{delta}, {freq}");
+        let slower = Rope::from_theta(30_000.0, DIM).unwrap();
+        let slower = slower.with_pairing(rope.pairing());
+        let model = |rope: &Rope| ModelRope::uniform(rope.clone(), 1);
+        let ends = |delta: &i32| ((0, &rope), (*delta, &rope));
+        let by_delta: Vec<_> = plan.deltas().iter().map(ends).collect();
+        let ends = |(old, new): (&i32, &i32)| ((*old, &rope), (*new, &slower));
+        let by_row: Vec<_> = old.iter().zip(&new).map(ends).collect();
+        for (rotations, turns) in [
+            (Rotations::new(&plan, &rope).unwrap(), by_delta),
+            (
+                Rotations::between(&plan, &model(&rope), &model(&slower)).unwrap(),
+                by_row,
+            ),
+        ] {
+            assert_eq!([rotations.old_rows(), rotations.new_rows()], [9, 9]);
+            let table = &rotations.tables()[0];
+            assert_eq!(table.rows(), turns.len());
+            let mut rows = vec![];
+            for (row, (old, new)) in turns.into_iter().enumerate() {
+                let (cos, sin) = table.row(row);
+                for pair in 0..rope.pairs() {
+                    let angle = |(position, rope): (i32, &Rope)| {
+                        f64::from(position) * rope.inv_freq()[pair]
+                    };
+                    let (s, c) = (angle(new) - angle(old)).sin_cos();
+                    assert_eq!(
+                        (cos[pair], sin[pair]),
+                        (c as f32, s as f32),
+                        "row {row}, pair {pair}"
+                    );
+                }
+                rows.extend([cos, sin].concat());
             }
-            rows.extend([cos, sin].concat());
+            assert_same_bits(table.as_slice(), &rows, |number| format!("number {number}"));
         }
-        assert_same_bits(table.as_slice(), &rows, |number| format!("number {number}"));
     }
 }
