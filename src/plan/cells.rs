@@ -178,6 +178,14 @@ mod tests {
             plan(Cells::InOrder(9), &[(4..END, i32::MAX - 6)]),
             "cell 7: position 7 shifted by 2147483641 is none that there is",
         );
+        says(
+            plan(Cells::InOrder(3), &[(0..END, i32::MAX)]),
+            "cell 1: position 1 shifted by 2147483647 is none that there is",
+        );
+        // The first and the last one are.
+        let ends = plan(Cells::InOrder(9), &[(0..4, 0), (4..END, i32::MAX - 8)]).unwrap();
+        assert_eq!(ends.kept().last().unwrap().new_position, i32::MAX - 4);
+        assert!(plan(Cells::At(&[3, 4]), &[(0..END, -3)]).is_ok());
         // All positions that there are, in no time.
         let all = plan(Cells::InOrder(1 << 31), &[(10..END, -10)]).unwrap();
         assert_eq!((all.new_rows(), all.kept().len()), (1 << 31, 2));
