@@ -28,6 +28,7 @@ ODD = {
         "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2},
     },
     "nested": {"model_type": "llava", "text_config": {"model_type": "qwen2_vl_text", "text_config": PLAIN}},
+    "no-name": PLAIN | {"model_type": "kolibri1", "": -128},
     "empty": {},
 }
 

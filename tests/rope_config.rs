@@ -557,16 +557,44 @@ fn odd_entries() {
     assert_eq!(read(&m3), Ok(ModelRope::uniform(rope, 2)));
     let sparse = json!({ "layer_types": ["full_attention", "minimax_m3_sparse"] });
     refused(with(&m3, sparse), "layer_types", "indexer");
-    // In others every layer has.
+    // Others are refused by their types, and a file that relabels one by what it says.
     for name in [
         "axk2",
         "deepseek_v32",
         "dots3_note_text",
         "glm_moe_dsa",
         "hy_v4",
+        "hy_v4_vl_text",
+        "mistral_large4_text",
+        "step3p5",
     ] {
         refused(json!({ "model_type": name }), "model_type", "indexer");
     }
+    let deepseek = published("DeepSeek-V3");
+    refused(
+        with(&deepseek, json!({ "index_topk": 2048 })),
+        "index_topk",
+        "indexer",
+    );
+    assert_eq!(
+        read(&with(&deepseek, json!({ "index_topk": 0 }))),
+        read(&deepseek)
+    );
+    for name in [
+        "indexed_attention",
+        "deepseek_sparse_attention",
+        "qwen_sparse_attention",
+    ] {
+        let types = json!({ "layer_types": ["full_attention", name] });
+        refused(with(&deepseek, types), "layer_types", "indexer");
+    }
+    let minicpm = json!({ "model_type": "minicpm" });
+    assert!(read(&minicpm).is_ok());
+    refused(
+        with(&minicpm, json!({ "sparse_config": { "topk": 64 } })),
+        "sparse_config",
+        "beside",
+    );
     let sparse = json!({ "sparse_attention_config": { "sparse_attention_freq": [0, 1] } });
     refused(
         with(&m3, sparse),

@@ -1,7 +1,7 @@
 //! Which layers of a model rotate, and by which of its ropes.
 
 use super::model_types::{
-    Condition, FULL, Head, INDEXED, Layers, ModelType, Own, Pattern, SLIDING, STATES, Slots,
+    Condition, FULL, Head, Layers, ModelType, Own, Pattern, SLIDING, STATES, Slots,
 };
 use super::section::{Section, short};
 use super::slots;
@@ -232,16 +232,11 @@ fn which(
     }
     let only = |rotates: bool| if rotates { Which::Only } else { Which::None };
     let unknown = |name: &str| {
-        let problem = match name {
-            INDEXED => {
-                format!("has `{name}`: layers with an indexer, which caches keys of its own")
-            }
-            name => format!(
-                "has `{}`, which {} is not known to have",
-                short(name),
-                model.0
-            ),
-        };
+        let problem = format!(
+            "has `{}`, which {} is not known to have",
+            short(name),
+            model.0
+        );
         Err(config.wrong("layer_types", problem))
     };
     let with_types = |turning: &[&str]| {

@@ -169,8 +169,13 @@ pub(super) const FULL: &str = "full_attention";
 pub(super) const SLIDING: &str = "sliding_attention";
 /// Layers that keep a state instead of keys.
 pub(super) const STATES: [&str; 2] = ["linear_attention", "conv"];
-/// MiniMax-M3's layers whose indexer caches keys of its own.
-pub(super) const INDEXED: &str = "minimax_m3_sparse";
+/// Layers with an indexer, which caches keys of its own beside theirs.
+pub(super) const INDEXED: [&str; 4] = [
+    "deepseek_sparse_attention",
+    "indexed_attention",
+    "minimax_m3_sparse",
+    "qwen_sparse_attention",
+];
 
 const HALF: Family = Family {
     pairing: HalfSplit,

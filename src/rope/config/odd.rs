@@ -7,6 +7,7 @@ use crate::rope::scaling::Scaling;
 
 /// Refuses a file that makes a model something else than its type stands for.
 pub(super) fn check(config: &Section<'_>, model: &ModelType) -> Result<()> {
+    beside(config)?;
     match model.0 {
         "roformer" if config.flag("rotary_value")? == Some(true) => Err(config.wrong(
             "rotary_value",
@@ -20,14 +21,17 @@ pub(super) fn check(config: &Section<'_>, model: &ModelType) -> Result<()> {
             };
             match sparse.counts(key)? {
                 Some(flags) if flags.iter().any(|flag| *flag != 0) => {
-                    let problem = format!(
-                        "makes `{INDEXED}` layers: those with an indexer, which caches keys of its own"
-                    );
+                    let problem = "makes layers with an indexer, which caches keys of its own";
                     Err(sparse.wrong(key, problem))
                 }
                 _ => Ok(()),
             }
         }
+        // MiniCPM 4's attention to blocks, which it chooses by keys of each that are cached too.
+        "minicpm" if config.has("sparse_config") => Err(config.wrong(
+            "sparse_config",
+            "is there: its layers cache keys of whole blocks beside their own",
+        )),
         // Phi-3-small's positions are divided by it; every published file says 1.
         "phi3small" => match config.number("rope_position_scale")? {
             Some(scale) if scale != 1.0 => {
@@ -36,6 +40,24 @@ pub(super) fn check(config: &Section<'_>, model: &ModelType) -> Result<()> {
             _ => Ok(()),
         },
         _ => Ok(()),
+    }
+}
+
+/// Refuses any type's layers that cache other keys beside their own, as those of a type that is relabelled.
+fn beside(config: &Section<'_>) -> Result<()> {
+    // Most types do not look at this entry, whatever it holds.
+    let types = config.texts("layer_types").ok().flatten();
+    let mut types = types.iter().flatten();
+    if let Some(name) = types.find(|name| INDEXED.contains(name)) {
+        let problem = format!("has `{name}`: layers with an indexer, which caches keys of its own");
+        return Err(config.wrong("layer_types", problem));
+    }
+    match config.count("index_topk") {
+        Ok(Some(0) | None) | Err(_) => Ok(()),
+        Ok(Some(rows)) => Err(config.wrong(
+            "index_topk",
+            format!("is {rows}: an indexer, which caches keys of its own, chooses so many rows"),
+        )),
     }
 }
 

@@ -36,8 +36,8 @@ enum Why {
 const GIVE: &str = "If you know its rope, give a `ModelRope` in place of the config: \
                     `ModelRope::uniform(Rope::from_inv_freq(..)?, layers)`";
 const GIVE_NONE: &str = "`ModelRope::from_layers` takes `None` for each layer";
-const GIVE_BOTH: &str = "If you know how both turn, give a `ModelRope` for each in place of the config, \
-                         and call for each; else encode the moved rows again";
+const GIVE_BOTH: &str = "If you know how both turn, give each a `ModelRope` and a call of its own, with the layout of \
+                         its keys; else encode the moved rows again";
 const ENCODE_MOVED: &str = "Encode the moved rows again";
 const ENCODE_REST: &str = "Encode again from the first edit on";
 
@@ -127,6 +127,7 @@ const REFUSED: &[(&str, Why)] = &[
     ("ernie", Why::Added),
     ("falcon_mamba", Why::State),
     ("git", Why::Added),
+    ("glm5_next_text", Why::SomeState),
     ("glm_moe_dsa", Why::Beside),
     ("gpt-sw3", Why::Added),
     ("gpt2", Why::Added),
@@ -135,6 +136,7 @@ const REFUSED: &[(&str, Why)] = &[
     ("hunyuan_v1_dense", Why::NormBehind),
     ("hunyuan_v1_moe", Why::NormBehind),
     ("hy_v4", Why::Beside),
+    ("hy_v4_vl_text", Why::Beside),
     ("inkling2_loop_text", Why::SomeState),
     ("inkling2_text", Why::SomeState),
     ("inkling_text", Why::SomeState),
@@ -144,7 +146,7 @@ const REFUSED: &[(&str, Why)] = &[
     ("marian", Why::Added),
     ("mbart", Why::Added),
     ("megatron-bert", Why::Added),
-    ("mistral_large4_text", Why::Learned),
+    ("mistral_large4_text", Why::Beside),
     ("mpt", Why::Distances),
     ("mt5", Why::Distances),
     ("musicgen", Why::Added),
@@ -167,6 +169,7 @@ const REFUSED: &[(&str, Why)] = &[
     ("roberta-prelayernorm", Why::Added),
     ("roc_bert", Why::Added),
     ("rwkv", Why::State),
+    ("step3p5", Why::Beside),
     ("t5", Why::Distances),
     ("trocr", Why::Added),
     ("umt5", Why::Distances),
