@@ -29,6 +29,7 @@ ODD = {
     },
     "nested": {"model_type": "llava", "text_config": {"model_type": "qwen2_vl_text", "text_config": PLAIN}},
     "no-name": PLAIN | {"model_type": "kolibri1", "": -128},
+    "endless-latent": {"model_type": "deepseek_v3", "kv_lora_rank": 2**64 - 1},
     "empty": {},
 }
 

@@ -95,12 +95,12 @@ pub(crate) fn copy(
         }
     }
     // Source keys and destination values, and the other way round, where all four share a buffer.
-    let packed = within && !spans.is_empty() && dst_layers.iter().any(|layer| layer.packed);
+    let crossing = within && !spans.is_empty() && dst_layers.iter().any(|layer| layer.packed);
     let crossed = [
         src.values.zip(Some(dst.keys)),
         dst.values.zip(Some(src.keys)),
     ];
-    for (a, b) in crossed.into_iter().flatten().filter(|_| packed) {
+    for (a, b) in crossed.into_iter().flatten().filter(|_| crossing) {
         if !src.keys.same_lattice(&dst.keys) && !a.is_disjoint(&b) {
             return Err(Error::Layout(
                 "keys and values share a buffer, and source and destination may overlap".into(),

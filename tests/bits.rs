@@ -492,7 +492,7 @@ fn run<T: Bits>(backends: &[Backend], random: &mut SmallRng) {
     } else {
         16 / size_of::<T>()
     };
-    // Pairs of so many; an odd number of them, too.
+    // Of many grains, odd numbers of them too.
     let step = nearly_always(grain, random).max(2);
     let dim = step * random.random_range(1..=140 / step);
     let rows = random.random_range(1..=90);

@@ -1,5 +1,6 @@
-//! Which calls are refused: exactly those that the definitions here say. Small caches of every kind, right and
-//! wrong, at random; nothing is written where a call is refused.
+//! Which calls are refused: exactly those that definitions say, by blocks here, and by [`KeyLayout::is_disjoint`] where
+//! rows are not in blocks (`layout.rs` holds that to elements). Small caches, right and wrong, at random; nothing is
+//! written where a call is refused.
 
 mod support;
 
@@ -15,6 +16,9 @@ use support::assert_same_bits;
 
 /// Dimensions of the one head.
 const DIM: usize = 2;
+
+/// Blocks beside which those of a call are few.
+const LARGE_POOL: usize = 1 << 14;
 
 /// What a call does with rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -216,14 +220,14 @@ fn call(
 fn in_blocks() {
     let mut random = random();
     let rope = Rope::from_theta(10_000.0, DIM).unwrap();
-    let mut found = [[0; 2]; 4];
+    let (mut found, mut found_in_large) = ([[0; 2]; 4], [0; 2]);
     for _ in 0..30_000 {
         let plan = random_plan(&mut random);
         let rotations = Rotations::new(&plan, &rope).unwrap();
         let rows = plan.old_rows().max(plan.new_rows());
         let block = random.random_range(1..4);
         let blocks = match random.random_ratio(1, 20) {
-            true => 1 << 14,
+            true => LARGE_POOL,
             false => 2 * rows.div_ceil(block) + random.random_range(1..4),
         };
         let pool = Pool { blocks, block };
@@ -263,8 +267,13 @@ fn in_blocks() {
             "{verb:?}, {called:?}\n{plan:?}\n{blocks} blocks of {block}, packed {packed}, from {src:?}, to {dst:?}"
         );
         found[verb as usize][usize::from(sound)] += 1;
+        found_in_large[usize::from(sound)] += usize::from(blocks == LARGE_POOL);
     }
     assert!(found.as_flattened().iter().all(|&n| n > 300), "{found:?}");
+    assert!(
+        found_in_large.iter().all(|&n| n > 100),
+        "{found_in_large:?}"
+    );
 }
 
 /// Rows one after the other, at four places of a buffer or of two: nothing that a call within it reads may be written.

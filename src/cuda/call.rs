@@ -435,11 +435,11 @@ mod tests {
         KeyLayout::strided(ElementType::F16, strides(dims, stride, offset))
     }
 
-    /// What is slower by a factor where it is wrong, and as right.
+    /// A wrong answer costs speed, not results.
     #[test]
     fn usual_caches_are_accessed_by_16_bytes() {
-        let half = |width: usize| Rope::from_theta(10_000.0, width).unwrap();
-        let wide = |layout: KeyLayout<'_>, address: u64, rope: Option<Rope>, in_place: bool| {
+        let rope = |width: usize| Rope::from_theta(10_000.0, width).unwrap();
+        let wide = |layout: KeyLayout<'_>, address: u64, turn: Option<Rope>, in_place: bool| {
             let place = |address| Place {
                 address,
                 layout: &layout,
@@ -451,7 +451,7 @@ mod tests {
                 values: false,
             };
             let [one, other] = [transfer(address, 4096), transfer(4096, address)]
-                .map(|transfer| is_wide(&transfer, rope.as_ref(), in_place));
+                .map(|transfer| is_wide(&transfer, turn.as_ref(), in_place));
             assert_eq!(one, other);
             one
         };
@@ -459,37 +459,37 @@ mod tests {
         assert!(wide(
             KeyLayout::bhsd(f16, [2, 2, 20, 64]),
             256,
-            Some(half(64)),
+            Some(rope(64)),
             false
         ));
         assert!(wide(
             rows(64, 64, 8),
             16,
-            Some(half(32).with_offset(32)),
+            Some(rope(32).with_offset(32)),
             false
         ));
         assert!(wide(
             KeyLayout::x_packed(f16, [4, 2, 4, 16, 8]),
             256,
-            Some(half(32)),
+            Some(rope(32)),
             true
         ));
         assert!(wide(rows(64, 64, 0), 256, None, false));
         // Dimensions behind the window stay where they are.
-        assert!(wide(rows(36, 40, 0), 256, Some(half(32)), true));
+        assert!(wide(rows(36, 40, 0), 256, Some(rope(32)), true));
 
-        assert!(!wide(rows(36, 40, 0), 256, Some(half(32)), false));
-        assert!(!wide(rows(64, 64, 0), 264, Some(half(64)), true));
-        assert!(!wide(rows(64, 64, 4), 256, Some(half(64)), true));
-        assert!(!wide(rows(64, 68, 0), 256, Some(half(64)), true));
-        assert!(!wide(rows(64, 64, 0), 256, Some(half(24)), true));
+        assert!(!wide(rows(36, 40, 0), 256, Some(rope(32)), false));
+        assert!(!wide(rows(64, 64, 0), 264, Some(rope(64)), true));
+        assert!(!wide(rows(64, 64, 4), 256, Some(rope(64)), true));
+        assert!(!wide(rows(64, 68, 0), 256, Some(rope(64)), true));
+        assert!(!wide(rows(64, 64, 0), 256, Some(rope(24)), true));
         assert!(!wide(
             rows(64, 64, 0),
             256,
-            Some(half(32).with_offset(4)),
+            Some(rope(32).with_offset(4)),
             true
         ));
-        // Two packs of four to every sixteen bytes, though each begins at a multiple of them.
+        // Packs of four, though each begins at a multiple of sixteen bytes.
         let apart = Strides {
             packs: Axis::new(8, 8),
             pack: 4,
@@ -499,7 +499,7 @@ mod tests {
         assert!(!wide(
             KeyLayout::strided(f16, apart),
             256,
-            Some(half(32)),
+            Some(rope(32)),
             true
         ));
     }

@@ -395,7 +395,11 @@ unsafe fn start(
 
 #[cfg(test)]
 mod tests {
-    use rand::Rng;
+    use std::collections::HashSet;
+    use std::ops::Range;
+
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
 
     use super::super::abi::Shape;
     use super::super::grid::{Device, THREADS};
@@ -411,19 +415,21 @@ mod tests {
     /// hardly fewer.
     #[test]
     fn a_call_takes_the_words_that_it_is_said_to_take() {
-        let mut random = rand::rng();
-        let rope = Rope::from_theta(10_000.0, 8).unwrap();
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut random = SmallRng::seed_from_u64(seed);
+        let rope = Rope::from_theta(10_000.0, 16).unwrap();
         let (mut builder, mut large) = (Builder::default(), 0);
         for _ in 0..300 {
             let rows = random.random_range(1..6000);
             let kept: Vec<usize> = (0..rows).filter(|_| random.random_ratio(4, 5)).collect();
             let plan = Plan::from_kept(rows, &kept).unwrap();
-            let layers = random.random_range(1..300);
-            let ropes = (0..layers).map(|layer| (layer % 3 > 0).then(|| rope.clone()));
+            let number = random.random_range(1..300);
+            let ropes = (0..number).map(|layer| (layer % 3 > 0).then(|| rope.clone()));
             let rotations = Rotations::for_model(&plan, &ModelRope::from_layers(ropes)).unwrap();
             let block = random.random_range(1..17);
             let blocks = rows.div_ceil(block);
-            let pages = KeyLayout::nhd(ElementType::F16, [4 * blocks, block, 2, 8]);
+            let pages = KeyLayout::nhd(ElementType::F16, [4 * blocks, block, 2, 16]);
             // Of keys and values, to read and to write.
             let tables: [Vec<u32>; 4] =
                 std::array::from_fn(|part| (0..blocks).map(|i| (4 * i + part) as u32).collect());
@@ -432,35 +438,48 @@ mod tests {
                 CacheLayout::new(keys, values)
             };
             let (src, dst) = (layout(0), layout(2));
+            // Keys and values that are accessed by 16 bytes, and others.
+            let steps: Vec<[u64; 2]> = (0..number)
+                .map(|_| [(); 2].map(|()| if random.random() { 256 } else { 8 }))
+                .collect();
             let mut layers = || -> Vec<CudaRawLayer> {
-                // Half of them by 16 bytes, half not: every kind of keys and values.
-                let mut address = || 8 * random.random_range(1..1 << 30);
-                let layer = |_| CudaRawLayer {
-                    keys: address(),
+                let mut address = |step| step * (2 * random.random_range(1..1 << 30) + 1);
+                let layer = |&[keys, values]: &[u64; 2]| CudaRawLayer {
+                    keys: address(keys),
                     keys_len: usize::MAX,
-                    values: address(),
+                    values: address(values),
                     values_len: usize::MAX,
                 };
-                (0..layers).map(layer).collect()
+                steps.iter().map(layer).collect()
             };
             let (from, to) = (layers(), layers());
 
             let call = copy(&rotations, (&src, &from), (&dst, &to)).unwrap();
             if builder.build(&call, DEVICE).unwrap().is_some() {
-                let (words, most) = (
-                    builder.words.len(),
-                    words_at_most(&rotations, &[&src, &dst], from.len()),
+                let words = builder.words.len();
+                let most = words_at_most(&rotations, &[&src, &dst], number);
+                // What is said of all rows and every kind of shape, less those that are there.
+                let mut kinds = HashSet::new();
+                for (layer, [keys, values]) in steps.iter().enumerate() {
+                    kinds.insert((rotations.table_index(layer), false, *keys));
+                    kinds.insert((None, true, *values));
+                }
+                let used = |rows: Range<usize>| rows.end.div_ceil(block) - rows.start / block;
+                let read = kept[0]..kept[kept.len() - 1] + 1;
+                let all_kinds = 2 * (rotations.tables().len() + 2);
+                let spare = (all_kinds - kinds.len()) * size_of::<Shape>() / 4 + 4 * (blocks + 1)
+                    - 2 * (used(read) + used(0..kept.len()));
+                assert!(
+                    words + spare <= most && most <= words + spare + 11,
+                    "{words}, {spare}, {most}"
                 );
-                // Of few layers not every kind is there, and the last rows may be gone.
-                let spare = 6 * size_of::<Shape>() / 4 + 4 * (blocks / 8 + 8);
-                assert!(words <= most && most <= words + spare, "{words}, {most}");
                 let needed = if words <= LARGE { 0 } else { 4 * words };
                 assert_eq!(builder.workspace(), needed);
                 large += usize::from(needed > 0);
             }
             for call in [rotate(&rotations, &dst, &to), splice(&rotations, &dst, &to)] {
                 builder.build(&call.unwrap(), DEVICE).unwrap();
-                let most = words_at_most(&rotations, &[&dst], to.len());
+                let most = words_at_most(&rotations, &[&dst], number);
                 assert!(builder.words.len() <= most);
             }
         }

@@ -52,7 +52,7 @@ impl Window {
         })
     }
 
-    fn overlaps(&self, other: &Window) -> bool {
+    pub(super) fn overlaps(&self, other: &Window) -> bool {
         self.buffer == other.buffer
             && self.bytes.start < other.bytes.end
             && other.bytes.start < self.bytes.end

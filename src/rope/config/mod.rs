@@ -59,7 +59,7 @@ impl ModelRope {
     ///
     /// What a file leaves out has the default of the model's class in transformers. Reading takes
     /// time and memory for its text and for each distinct rope, not for each layer; more than 1024
-    /// layers, or a window of more than 4096 components, are refused as damage.
+    /// layers, or a window of more than 4096 components or behind more than 65 536, are refused as damage.
     ///
     /// # Errors
     /// [`Error::Config`], which names the entry: the text is not JSON; the `model_type` or the type
@@ -248,6 +248,10 @@ mod tests {
             (
                 json!({ "model_type": "deepseek_v3", "qk_rope_head_dim": 4098 }),
                 "qk_rope_head_dim",
+            ),
+            (
+                json!({ "model_type": "deepseek_v3", "kv_lora_rank": u64::MAX }),
+                "kv_lora_rank",
             ),
             (
                 json!({ "model_type": "longcat_flash", "num_layers": 513 }),

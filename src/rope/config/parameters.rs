@@ -19,6 +19,9 @@ const PARTIAL: [&str; 4] = [
 /// of [`Rope::MAX_ROTARY_DIM`] in each of as many layers as there may be would be gigabytes.
 const MAX_ROTARY_DIM: usize = 1 << 12;
 
+/// The most latent components that a file may put before the window; published models have 512 at most.
+const MAX_RANK: usize = 1 << 16;
+
 /// What a file says about its model's ropes, found once, however many layers there are.
 pub(super) struct Parameters<'a, 'r> {
     config: &'r Section<'a>,
@@ -152,6 +155,10 @@ impl Reader<'_, '_> {
                     return Err(self.config.wrong("use_mla", problem));
                 }
                 let offset = self.config.count("kv_lora_rank")?.unwrap_or(rank);
+                if offset > MAX_RANK {
+                    let problem = format!("is {offset}, not at most {MAX_RANK}");
+                    return Err(self.config.wrong("kv_lora_rank", problem));
+                }
                 let dim = self.config.count("qk_rope_head_dim")?.unwrap_or(rotated);
                 self.check_latent_fraction(dim)?;
                 (offset, dim, self.scaling(kind, dim)?)

@@ -20,8 +20,6 @@ enum Why {
     Beside,
     /// A norm with weights behind the rotation.
     NormBehind,
-    /// Frequencies are weights.
-    Learned,
     /// Angles are negative.
     Backwards,
     /// A row is attended to as key and value.
@@ -68,10 +66,6 @@ impl Why {
             Why::NormBehind => (
                 "norms its keys after it has turned them, with a weight for each component, so no turn undoes one",
                 ENCODE_MOVED,
-            ),
-            Why::Learned => (
-                "has learned how fast each pair turns, which its config.json does not say",
-                GIVE,
             ),
             Why::Backwards => (
                 "turns its keys backwards, by −p · inv_freq, and a rope turns forwards",
