@@ -37,14 +37,14 @@ pub(super) struct Transfer<'a> {
 
 /// Part of a buffer that one binding holds, in bytes.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Window {
-    pub(super) buffer: wgpu::Buffer,
+pub(super) struct Window<Buffer = wgpu::Buffer> {
+    pub(super) buffer: Buffer,
     pub(super) bytes: Range<u64>,
 }
 
-impl Window {
+impl<Buffer: Clone + PartialEq> Window<Buffer> {
     /// The window around both, if it is one buffer and no longer than `largest`.
-    fn union(&self, other: &Window, largest: u64) -> Option<Window> {
+    fn union(&self, other: &Self, largest: u64) -> Option<Self> {
         let bytes = self.bytes.start.min(other.bytes.start)..self.bytes.end.max(other.bytes.end);
         (self.buffer == other.buffer && length(&bytes) <= largest).then(|| Window {
             buffer: self.buffer.clone(),
@@ -52,11 +52,40 @@ impl Window {
         })
     }
 
-    pub(super) fn overlaps(&self, other: &Window) -> bool {
-        self.buffer == other.buffer
-            && self.bytes.start < other.bytes.end
-            && other.bytes.start < self.bytes.end
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.buffer == other.buffer && !intersection(&self.bytes, &other.bytes).is_empty()
     }
+}
+
+/// What a dispatch binds: a source, `None` if it is in the destination's window, and a destination. The two of one
+/// buffer never overlap, as WGSL forbids to write what another binding sees.
+type Bound<Buffer> = (Option<Window<Buffer>>, Window<Buffer>);
+
+/// One window to read and one to write; `None` if they cannot be bound together.
+fn bind<Buffer: Clone + PartialEq>(
+    source: Window<Buffer>,
+    destination: Window<Buffer>,
+    largest: u64,
+) -> Option<Bound<Buffer>> {
+    match destination.union(&source, largest) {
+        Some(both) => Some((None, both)),
+        None if source.overlaps(&destination) => None,
+        None => Some((Some(source), destination)),
+    }
+}
+
+/// What two steps bind, which both have a source apart or neither; `None` if one dispatch cannot do both.
+fn bind_both<Buffer: Clone + PartialEq>(
+    one: (Option<&Window<Buffer>>, &Window<Buffer>),
+    other: (Option<&Window<Buffer>>, &Window<Buffer>),
+    largest: u64,
+) -> Option<Bound<Buffer>> {
+    let destination = one.1.union(other.1, largest)?;
+    let Some((one, other)) = one.0.zip(other.0) else {
+        return Some((None, destination));
+    };
+    let source = one.union(other, largest)?;
+    (!source.overlaps(&destination)).then_some((Some(source), destination))
 }
 
 /// Jobs that one dispatch does.
@@ -330,16 +359,14 @@ impl<'a> Schedule<'a> {
         };
         let source = window(&transfer.source, &from);
         let destination = window(&transfer.destination, &to);
-        let (source, destination) = match destination.union(&source, self.largest) {
-            Some(both) => (None, both),
-            None if source.overlaps(&destination) => return None,
-            None => (Some(source), destination),
-        };
+        let (source, destination) = bind(source, destination, self.largest)?;
 
         let table = transfer.table.map(|index| &self.rotations.tables()[index]);
         let rope = table.map(|table| table.rope());
         let layout = &transfer.destination.layout;
-        let access = access(transfer, rope);
+        let ends = [&transfer.source, &transfer.destination];
+        let ends = ends.map(|place| (place.base(), &place.layout));
+        let access = access(ends, transfer.moves, rope);
         let chunk = access.chunk(layout.element());
         let dims = layout.head_dim();
         let (window, pairs, partner, item_step, turning) = match rope {
@@ -479,16 +506,13 @@ impl<'a> Schedule<'a> {
             let Some(key) = other.key.both(step.key) else {
                 continue;
             };
-            let Some(destination) = other.destination.union(&step.destination, self.largest) else {
+            let bound = bind_both(
+                (other.source.as_ref(), &other.destination),
+                (step.source.as_ref(), &step.destination),
+                self.largest,
+            );
+            let Some((source, destination)) = bound else {
                 continue;
-            };
-            let source = match (&other.source, &step.source) {
-                (Some(a), Some(b)) => match a.union(b, self.largest) {
-                    // One buffer, bound twice: the two must stay apart.
-                    Some(source) if !source.overlaps(&destination) => Some(source),
-                    _ => continue,
-                },
-                _ => None,
             };
             other.key = key;
             other.source = source;
@@ -512,14 +536,14 @@ fn shared(from: &Region, to: &Region) -> Option<(Region, Region)> {
     (!batch.is_empty() && !heads.is_empty()).then(|| (narrow(from), narrow(to)))
 }
 
-/// The widest access that fits everything which a kernel would address.
-fn access(transfer: &Transfer<'_>, rope: Option<&Rope>) -> Access {
-    let element = transfer.destination.layout.element();
+/// The widest access that fits everything which a kernel would address: of both ends, by the byte at which each
+/// begins, of whole rows if they move.
+fn access(ends: [(u64, &KeyLayout<'_>); 2], moves: bool, rope: Option<&Rope>) -> Access {
+    let element = ends[0].1.element();
     // Everything that must be a multiple of the access's elements, as the bits that any of it has.
     let mut all = 0;
-    for place in [&transfer.source, &transfer.destination] {
-        let layout = &place.layout;
-        all |= (place.base() / element.size() as u64) as usize;
+    for (base, layout) in ends {
+        all |= (base / element.size() as u64) as usize;
         let axes = [
             layout.batch,
             layout.blocks,
@@ -533,7 +557,7 @@ fn access(transfer: &Transfer<'_>, rope: Option<&Rope>) -> Access {
         if layout.packs.len > 1 {
             all |= layout.pack;
         }
-        if transfer.moves {
+        if moves {
             all |= layout.head_dim();
         }
     }
@@ -610,6 +634,7 @@ const SECTOR: u32 = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ElementType;
 
     #[test]
     fn lanes_are_as_narrow_as_a_gpu_has_room_and_invocations_have_rows() {
@@ -647,5 +672,101 @@ mod tests {
         assert_eq!(packed(Kernel::Splice, 128).size(), 8);
         // A workgroup has no more than `TILE` rows of a rotation.
         assert_eq!(packed(Kernel::Rotate, 4096).size(), 16);
+    }
+
+    #[test]
+    fn what_is_bound_never_overlaps() {
+        let window = |buffer, bytes| Window { buffer, bytes };
+        let bound = |source, destination| bind(window(0, source), window(0, destination), 100);
+        // Within one window, as long as that may be.
+        assert_eq!(bound(0..10, 90..100), Some((None, window(0, 0..100))));
+        let apart = Some((Some(window(0, 0..10)), window(0, 91..101)));
+        assert_eq!(bound(0..10, 91..101), apart);
+        assert_eq!(
+            bound(51..101, 0..51),
+            Some((Some(window(0, 51..101)), window(0, 0..51)))
+        );
+        assert_eq!(bound(50..101, 0..51), None);
+        let other = bind(window(1, 0..10), window(0, 0..10), 100);
+        assert_eq!(other, Some((Some(window(1, 0..10)), window(0, 0..10))));
+
+        let both = |one: (Range<u64>, Range<u64>), other: (Range<u64>, Range<u64>)| {
+            let [one, other] = [one, other]
+                .map(|(source, destination)| (window(0, source), window(0, destination)));
+            bind_both((Some(&one.0), &one.1), (Some(&other.0), &other.1), 100)
+        };
+        let apart = Some((Some(window(0, 0..60)), window(0, 160..230)));
+        assert_eq!(both((0..10, 200..230), (50..60, 160..170)), apart);
+        // Each is apart by itself, and all sources from all destinations are not.
+        assert_eq!(both((0..10, 80..110), (70..95, 172..180)), None);
+        assert_eq!(
+            both((0..10, 80..110), (70..80, 172..180)),
+            Some((Some(window(0, 0..80)), window(0, 80..180)))
+        );
+        // Too long to read, and to write.
+        assert_eq!(both((0..10, 300..310), (95..101, 300..310)), None);
+        assert_eq!(both((0..10, 300..310), (0..10, 395..401)), None);
+        let within = bind_both((None, &window(0, 0..10)), (None, &window(0, 90..100)), 100);
+        assert_eq!(within, Some((None, window(0, 0..100))));
+        assert_eq!(
+            bind_both((None, &window(0, 0..9)), (None, &window(1, 0..9)), 100),
+            None
+        );
+    }
+
+    /// A wrong answer costs speed, or reads what is not there.
+    #[test]
+    fn accesses_are_as_wide_as_all_fits() {
+        let f16 = ElementType::F16;
+        let rope = |width| Rope::from_theta(10_000.0, width).unwrap();
+        let one = Axis::new(1, 3);
+        let rows = Strides {
+            batch: one,
+            blocks: one,
+            rows: Axis::new(20, 64),
+            heads: one,
+            packs: one,
+            offset: 0,
+            pack: 64,
+        };
+        let widest = |strides, base, moves, rope: &Rope| {
+            let (plain, layout) = (
+                KeyLayout::strided(f16, rows),
+                KeyLayout::strided(f16, strides),
+            );
+            let ends = [(256, &plain), (base, &layout)];
+            let both = [ends, [ends[1], ends[0]]].map(|ends| access(ends, moves, Some(rope)));
+            assert_eq!(both[0], both[1]);
+            both[0]
+        };
+        assert_eq!(widest(rows, 16, true, &rope(64)), Access::Wide);
+        assert_eq!(widest(rows, 8, true, &rope(64)), Access::Word);
+        assert_eq!(widest(rows, 2, true, &rope(64)), Access::Half);
+        let apart = |stride| Strides {
+            rows: Axis::new(20, stride),
+            ..rows
+        };
+        assert_eq!(widest(apart(72), 0, true, &rope(64)), Access::Wide);
+        assert_eq!(widest(apart(66), 0, true, &rope(64)), Access::Word);
+        assert_eq!(widest(apart(65), 0, true, &rope(64)), Access::Half);
+        // Two elements of every eight, so that a pack is what is narrow.
+        let packs = Strides {
+            packs: Axis::new(8, 8),
+            pack: 2,
+            ..rows
+        };
+        assert_eq!(widest(packs, 0, false, &rope(16)), Access::Word);
+        // Dimensions that stay are not looked at.
+        let wide = Strides { pack: 61, ..rows };
+        assert_eq!(widest(wide, 0, false, &rope(32)), Access::Wide);
+        assert_eq!(widest(wide, 0, true, &rope(32)), Access::Half);
+        // Pairs of halves, and neighbours.
+        assert_eq!(widest(rows, 0, false, &rope(24)), Access::Word);
+        let interleaved = rope(24).with_pairing(Pairing::Interleaved);
+        assert_eq!(widest(rows, 0, false, &interleaved), Access::Wide);
+        assert_eq!(
+            widest(rows, 0, false, &interleaved.with_offset(4)),
+            Access::Word
+        );
     }
 }
