@@ -686,3 +686,16 @@ fn debug_shows_what_a_plan_says() {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
 }
+
+#[test]
+fn spans_say_what_happens_to_their_rows() {
+    let says = |span: &Span| (span.moves(), span.turns(), span.is_affected(), span.delta());
+    let edited = Plan::from_edits(9, &[Edit::insert(4, 2)]).unwrap();
+    let said: Vec<_> = edited.kept().iter().map(says).collect();
+    assert_eq!(said, [(false, false, false, 0), (true, true, true, 2)]);
+    // Rows that turn where they are, and rows that move at their positions.
+    let shifted = Plan::from_positions(&[3, 4], &[2, 3]).unwrap();
+    assert_eq!(says(&shifted.kept()[0]), (false, true, true, -1));
+    let packed = Plan::from_kept_at(&[5, 6, 7], &[1, 2], &[6, 7]).unwrap();
+    assert_eq!(says(&packed.kept()[0]), (true, false, true, 0));
+}
