@@ -762,11 +762,12 @@ mod tests {
         assert_eq!(widest(wide, 0, true, &rope(32)), Access::Half);
         // Pairs of halves, and neighbours.
         assert_eq!(widest(rows, 0, false, &rope(24)), Access::Word);
-        let interleaved = rope(24).with_pairing(Pairing::Interleaved);
-        assert_eq!(widest(rows, 0, false, &interleaved), Access::Wide);
-        assert_eq!(
-            widest(rows, 0, false, &interleaved.with_offset(4)),
-            Access::Word
-        );
+        let neighbours = |width| rope(width).with_pairing(Pairing::Interleaved);
+        assert_eq!(widest(rows, 0, false, &neighbours(24)), Access::Wide);
+        let both_ends = neighbours(24).with_offset(4);
+        assert_eq!(widest(rows, 0, false, &both_ends), Access::Word);
+        let first = neighbours(28).with_offset(4);
+        assert_eq!(widest(rows, 0, false, &first), Access::Word);
+        assert_eq!(widest(rows, 0, false, &neighbours(28)), Access::Word);
     }
 }
