@@ -149,3 +149,50 @@ fn longest_increasing(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
     chain.reverse();
     chain
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens of which none is there twice, from `first` on.
+    fn distinct(first: u32, len: usize) -> Vec<u32> {
+        (first..)
+            .take(len)
+            .map(|i| i.wrapping_mul(0x9E37_79B1))
+            .collect()
+    }
+
+    #[test]
+    fn runs_that_moved_far_are_found_where_they_are_now() {
+        let old = distinct(0, 3000);
+        // A third is gone, and as much is new before what is left of it.
+        let new = [
+            &distinct(10_000, 900),
+            &old[..1000],
+            &distinct(20_000, 100),
+            &old[2000..],
+        ]
+        .concat();
+        let found = anchors(&old, &new, 8);
+        let kept = (0..993).map(|i| (i, 900 + i));
+        let kept: Vec<_> = kept.chain((2000..2993).map(|i| (i, i))).collect();
+        assert_eq!(found, kept);
+    }
+
+    #[test]
+    fn what_is_not_there_once_in_each_is_no_anchor() {
+        let old = distinct(0, 3000);
+        assert_eq!(anchors(&old, &distinct(10_000, 3000), 8), []);
+        assert_eq!(anchors(&old[..7], &old, 8), []);
+        assert_eq!(anchors(&old, &old[..7], 8), []);
+        // Every run is in the one or the other twice.
+        let twice = [&old[..], &old[..]].concat();
+        assert_eq!(anchors(&old, &twice, 8), []);
+        assert_eq!(anchors(&twice, &old, 8), []);
+        // Blocks in the opposite order: what is in one order is as long as one.
+        let mut blocks: Vec<&[u32]> = old.chunks(100).collect();
+        blocks.reverse();
+        let found = anchors(&old, &blocks.concat(), 8);
+        assert!(found.len() <= 93, "{}", found.len());
+    }
+}
