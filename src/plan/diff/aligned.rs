@@ -28,3 +28,36 @@ pub(super) fn compare(old: &[u32], new: &[u32]) -> Kept {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::compare;
+
+    #[test]
+    fn no_split_keeps_more() {
+        let mut random = SmallRng::seed_from_u64(1);
+        for _ in 0..3000 {
+            let mut tokens = || -> Vec<u32> {
+                let len = random.random_range(0..12);
+                (0..len).map(|_| random.random_range(0..4)).collect()
+            };
+            let (old, new) = (tokens(), tokens());
+            let len = old.len().min(new.len());
+            let kept = |split| {
+                let front = (0..split).filter(|&i| old[i] == new[i]);
+                let back = (1..=len - split).filter(|i| old[old.len() - i] == new[new.len() - i]);
+                front.count() + back.count()
+            };
+            let found = compare(&old, &new);
+            assert_eq!(Some(found.tokens()), (0..=len).map(kept).max());
+            for run in found.runs() {
+                assert_eq!(old[run.old..][..run.len], new[run.new..][..run.len]);
+                let from_back = (old.len() - run.old, new.len() - run.new);
+                assert!(run.old == run.new || from_back.0 == from_back.1);
+            }
+        }
+    }
+}

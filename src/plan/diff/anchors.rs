@@ -11,7 +11,7 @@ const PROBES: usize = 16;
 ///
 /// A hash stands for a run, so in the rarest case one that is named is none.
 pub(super) fn anchors(old: &[u32], new: &[u32], len: usize) -> Vec<(usize, usize)> {
-    if old.len() < len || new.len() < len || u32::try_from(old.len().max(new.len())).is_err() {
+    if u32::try_from(old.len().max(new.len())).is_err() {
         return Vec::new();
     }
     let mut table = Occurrences::new(old.len());
@@ -189,10 +189,17 @@ mod tests {
         let twice = [&old[..], &old[..]].concat();
         assert_eq!(anchors(&old, &twice, 8), []);
         assert_eq!(anchors(&twice, &old, 8), []);
-        // Blocks in the opposite order: what is in one order is as long as one.
+    }
+
+    #[test]
+    fn as_many_in_one_order_as_chance_has_are_no_anchors() {
+        let old = distinct(0, 3000);
+        // Blocks in the opposite order: no more are in the same one than those of a block.
         let mut blocks: Vec<&[u32]> = old.chunks(100).collect();
         blocks.reverse();
-        let found = anchors(&old, &blocks.concat(), 8);
-        assert!(found.len() <= 93, "{}", found.len());
+        assert_eq!(anchors(&old, &blocks.concat(), 8), []);
+        // All are, and sixteen are as many as it takes.
+        assert_eq!(anchors(&old[..16], &old[..16], 1).len(), 16);
+        assert_eq!(anchors(&old[..15], &old[..15], 1), []);
     }
 }

@@ -134,14 +134,12 @@ impl Search<'_> {
         };
         let right = i64::from(*right.unwrap_or(&NONE)) + 1;
         let down = i64::from(*down.unwrap_or(&NONE));
-        // Not past the end of either sequence.
-        let right = (right <= self.long.len() as i64).then_some(right);
-        let down_short = down + p as i64 - entry as i64;
-        let down = (down_short <= self.short.len() as i64).then_some(down);
+        // Never past the end of a sequence: from a point where one ends, the steps along that edge to the end of both
+        // cost nothing, so no level comes after it.
         let (at, from) = if right >= down {
-            (right?, From::Right)
+            (right, From::Right)
         } else {
-            (down?, From::Down)
+            (down, From::Down)
         };
         (at >= 0).then_some((at as usize, from))
     }
@@ -182,4 +180,73 @@ enum From {
     Right,
     /// Above: a token of `short` is not in `long`.
     Down,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens that are the same as far as the third number says and in no place behind it, of lengths that differ by
+    /// the second.
+    fn alike(short: u32, delta: u32, same: u32) -> (Vec<u32>, Vec<u32>) {
+        let other = (same..short).map(|i| i + 1_000_000);
+        (
+            (0..short + delta).collect(),
+            (0..same).chain(other).collect(),
+        )
+    }
+
+    /// Points of the levels before that of a p.
+    fn points(p: usize, delta: usize) -> usize {
+        p * (delta + p)
+    }
+
+    #[test]
+    fn the_work_is_what_it_may_be() {
+        for delta in [0, 1, 30] {
+            // Forty tokens are not in the other: as many levels behind the first one.
+            let (long, mut short) = alike(1040, delta, 1040);
+            for i in (0..1040).step_by(26) {
+                short[i] += 1_000_000;
+            }
+            let needed = (1..10_000)
+                .find(|&work| compare(&long, &short, work).is_ok())
+                .unwrap();
+            // In all but the last level, whatever is compared there, at most the tokens of every diagonal.
+            let levels = points(41, delta as usize);
+            assert!((levels..levels + 41 * 1040 / COMPARED).contains(&needed));
+            for work in [needed, needed + 1, 4 * needed, 5 * needed] {
+                work::taken();
+                for (old, new) in [(&long, &short), (&short, &long)] {
+                    assert_eq!(compare(old, new, work).unwrap().tokens(), 1000);
+                    assert_eq!(work::taken(), levels);
+                }
+            }
+            // That there is one more is not known yet.
+            assert_eq!(compare(&long, &short, needed - 1).unwrap_err(), 1000);
+        }
+    }
+
+    /// Nothing of what follows the first tokens is in the other, so that after `p` levels the furthest point is as many
+    /// tokens behind these.
+    #[test]
+    fn what_has_come_less_than_an_eighth_of_the_way_is_given_up() {
+        for delta in [0, 1, 30] {
+            let d = delta as usize;
+            // The work of a level, and of comparing the first tokens once.
+            let quarter = points(100, d) + 150 / COMPARED;
+            let work = 4 * quarter;
+            let last = (1..)
+                .find(|&p| points(p + 1, d) + 150 / COMPARED > work)
+                .unwrap();
+            for (same, given_up) in [(150, 100), (151, last)] {
+                let (long, short) = alike(2000, delta, same);
+                work::taken();
+                for (old, new) in [(&long, &short), (&short, &long)] {
+                    assert_eq!(compare(old, new, work).unwrap_err(), 2000 - given_up);
+                    assert_eq!(work::taken(), points(given_up, d));
+                }
+            }
+        }
+    }
 }

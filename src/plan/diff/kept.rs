@@ -145,3 +145,45 @@ pub(super) fn common_suffix(old: &[u32], new: &[u32]) -> usize {
         .take_while(|(old, new)| old == new)
         .count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_same_at_both_ends() {
+        for len in 0..40 {
+            for same in 0..=len {
+                let old: Vec<u32> = (0..len as u32).collect();
+                let differ = |i: usize| i as u32 + 100;
+                let front: Vec<u32> = (0..same as u32).chain((same..len).map(differ)).collect();
+                let back: Vec<u32> = (same..len).map(differ).chain(0..same as u32).collect();
+                let end: Vec<u32> = (same..len)
+                    .map(differ)
+                    .chain(old[len - same..].to_vec())
+                    .collect();
+                assert_eq!(common_prefix(&old, &front), same);
+                assert_eq!(common_prefix(&old[..same], &old), same);
+                assert_eq!(common_suffix(&old, &end), same);
+                assert_eq!(common_suffix(&old[..same], &back), same);
+            }
+        }
+    }
+
+    /// Runs of one token each, all tokens the same, between tokens that are replaced: joining the next one compares
+    /// all that were joined before.
+    #[test]
+    fn joining_takes_no_more_work_than_it_may() {
+        for (runs, new) in [(10, 20), (200, 400), (200, 700)] {
+            let tokens = vec![0; new];
+            let old = &tokens[..2 * runs];
+            let mut kept = Kept::default();
+            (0..runs).for_each(|i| kept.push(2 * i, 2 * i, 1));
+            let joined = kept.joined(old, &tokens);
+            assert_eq!(joined.tokens(), runs);
+            let work = SLIDE * (old.len() + new);
+            let joins = (1..runs).take_while(|n| n * (n + 1) / 2 < work).count();
+            assert_eq!(joined.runs().len(), runs - joins, "{runs} {new}");
+        }
+    }
+}

@@ -29,6 +29,11 @@ mod shared;
 mod table;
 mod work;
 
+/// What the tests measure by.
+#[cfg(test)]
+#[path = "../../../benches/support/longest.rs"]
+mod longest;
+
 use self::kept::{Kept, common_prefix, common_suffix};
 use self::shared::Shared;
 use super::{Edit, Plan, check_rows};

@@ -57,7 +57,7 @@ pub(super) fn compare(shared: &Shared) -> Vec<Kept> {
     }
     let tokens = found[0].tokens();
     let (encode, least) = (new.len() - tokens, new.len() - most);
-    if encode - encode / GOOD > least {
+    if !is_good(encode, least) {
         found.push(if Table::holds_band(old.len(), new.len(), tokens) {
             table.whole(old, new, tokens)
         } else {
@@ -65,6 +65,11 @@ pub(super) fn compare(shared: &Shared) -> Vec<Kept> {
         });
     }
     found
+}
+
+/// Of so many tokens to encode, where there are at least so many.
+fn is_good(encode: usize, least: usize) -> bool {
+    encode - encode / GOOD <= least
 }
 
 struct Regions<'a> {
@@ -159,5 +164,135 @@ impl Regions<'_> {
         }
         self.compare(old_start..old.end, new_start..new.end, shorter, tried);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::super::longest::common;
+    use super::super::work;
+    use super::*;
+
+    const LEN: usize = 60_000;
+
+    fn noise(random: &mut SmallRng, len: usize, vocabulary: u32) -> Vec<u32> {
+        let token = |_| random.random_range(0..vocabulary);
+        (0..len).map(token).collect()
+    }
+
+    /// The same tokens, of which one in so many is replaced.
+    fn edited(random: &mut SmallRng, tokens: &[u32], one_in: u32) -> Vec<u32> {
+        let mut edited = tokens.to_vec();
+        for token in &mut edited {
+            if random.random_range(0..one_in) == 0 {
+                *token = random.random_range(0..2000);
+            }
+        }
+        edited
+    }
+
+    /// How many tokens each way has kept, all of which are where they are said to be.
+    fn tokens(old: &[u32], new: &[u32]) -> Vec<usize> {
+        let shared = Shared::of(old, new);
+        let found = compare(&shared).into_iter().map(|found| {
+            let found = shared.places(&found);
+            let (mut i, mut j) = (0, 0);
+            for run in found.runs() {
+                assert!(run.old >= i && run.new >= j, "{run:?}");
+                (i, j) = (run.old + run.len, run.new + run.len);
+                assert_eq!(old[run.old..i], new[run.new..j], "{run:?}");
+            }
+            found.tokens()
+        });
+        found.collect()
+    }
+
+    #[test]
+    fn good_is_a_fifth_more_than_need_be() {
+        assert!(is_good(100, 80) && !is_good(100, 79));
+        assert!(is_good(4, 4) && !is_good(4, 3) && is_good(0, 0));
+    }
+
+    #[test]
+    fn between_anchors_little_is_missed() {
+        let mut random = SmallRng::seed_from_u64(1);
+        let old = noise(&mut random, LEN, 2000);
+        // Too many edits for anything else, and blocks that are gone or new.
+        let mut new = edited(&mut random, &old, 10);
+        new.drain(50_000..57_000);
+        new.splice(20_000..21_000, noise(&mut random, 9000, 2000));
+        new.drain(3000..6000);
+        for (old, new) in [(&old, &new), (&new, &old)] {
+            let (found, most) = (tokens(old, new), common(old, new));
+            assert!(most - found[0] <= most / 500, "{found:?} of {most}");
+            // That this is good is not known: as many as could be kept for all that is known are many more.
+            assert_eq!(found.len(), 2, "{found:?} of {most}");
+        }
+    }
+
+    #[test]
+    fn what_is_good_is_not_looked_for_again() {
+        let mut random = SmallRng::seed_from_u64(4);
+        let old = noise(&mut random, LEN, 2000);
+        let mut new = edited(&mut random, &old, 40);
+        new.drain(50_000..50_350);
+        new.splice(20_000..20_000, noise(&mut random, 350, 2000));
+        for (old, new) in [(&old, &new), (&new, &old)] {
+            work::taken();
+            let found = tokens(old, new);
+            // Finding few edits has been given up, and what is between anchors takes little.
+            let (work, size) = (work::taken(), old.len() + new.len());
+            assert!(work < (WHOLE + 1) * size, "{work}");
+            assert_eq!(found.len(), 1);
+            let most = common(old, new);
+            assert!(most - found[0] <= most / 500, "{found:?} of {most}");
+        }
+    }
+
+    #[test]
+    fn an_anchor_across_the_end_of_a_run_is_none() {
+        // The run of 0 to 99 ends before 100. What is around its end is once more in the new sequence, far behind it.
+        let old: Vec<u32> = (0..200).collect();
+        let new = [&old[..100], &[300; 50], &old[98..102], &[301; 50]].concat();
+        let (old_all, new_all) = (0..old.len(), 0..new.len());
+        let mut regions = Regions {
+            old: &old,
+            new: &new,
+            table: Table::new(302),
+            kept: Kept::default(),
+        };
+        assert!(anchors(&old, &new, 4).contains(&(98, 150)));
+        assert!(regions.between_anchors(old_all, new_all, &[4], 0));
+        let runs: Vec<_> = regions
+            .kept
+            .runs()
+            .iter()
+            .map(|run| (run.old, run.new, run.len))
+            .collect();
+        assert_eq!(runs, [(0, 0, 100), (100, 152, 2)]);
+    }
+
+    #[test]
+    fn what_few_edits_make_is_found_as_a_whole() {
+        let mut random = SmallRng::seed_from_u64(2);
+        let old = noise(&mut random, LEN, 2000);
+        let new = edited(&mut random, &old, 60);
+        let found = tokens(&old, &new);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[1], common(&old, &new));
+    }
+
+    #[test]
+    fn what_has_no_anchors_is_compared_in_one_band() {
+        let mut random = SmallRng::seed_from_u64(3);
+        let old = noise(&mut random, LEN, 2);
+        let mut new = edited(&mut random, &old, 50);
+        new.drain(10_000..16_000);
+        let found = tokens(&old, &new);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[1], common(&old, &new));
     }
 }

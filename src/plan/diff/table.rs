@@ -27,6 +27,10 @@ const PAIRS: usize = 1 << 24;
 /// one band or in all wide windows: two times 131 072 tokens can be compared as a whole.
 const WIDE: usize = 1 << 16;
 
+/// A longer sequence is not compared in one band: where bits start, `SELDOM` words for each token at most, stays far
+/// below `SPARSE`.
+const LONGEST: usize = SPARSE as usize / 64;
+
 /// Of a sequence of at most so many tokens the table has a row's bits for all, however long the
 /// other is.
 const NARROW: usize = 2048;
@@ -98,7 +102,7 @@ impl Table {
     pub fn holds_band(old: usize, new: usize, tokens: usize) -> bool {
         let band = (old + new - 2 * tokens).saturating_add(2 * 64 * GROUP);
         let pairs = old.max(new).saturating_mul(band.min(old.min(new)));
-        pairs <= WIDE.saturating_mul(old + new) && old.max(new) < SPARSE as usize / 64
+        pairs <= WIDE.saturating_mul(old + new) && old.max(new) <= LONGEST
     }
 
     /// The best that two sequences have in common, which is no less than so many tokens.
@@ -139,7 +143,7 @@ impl Table {
         pairs: usize,
     ) {
         let (mut i, mut j) = (0, 0);
-        while i < old.len() && j < new.len() {
+        loop {
             let (n, m) = (old.len() - i, new.len() - j);
             if holds(n, m, pairs) {
                 let runs = self.best(&old[i..], &new[j..], 0);
@@ -153,24 +157,21 @@ impl Table {
             let high = (pairs / wide).clamp(2, m);
             let runs = self.best(&old[i..i + wide], &new[j..j + high], 0);
             let (half_wide, half_high) = (wide / 2, high / 2);
-            let (mut x, mut y) = (0, 0);
-            let mut next = (wide, high);
+            let mut next = (half_wide, half_high);
             for run in runs.iter().rev() {
                 let room = half_wide
                     .saturating_sub(run.old)
                     .min(half_high.saturating_sub(run.new));
                 let len = run.len.min(room);
                 kept.push(at.0 + i + run.old, at.1 + j + run.new, len);
-                if len > 0 {
-                    (x, y) = (run.old + len, run.new + len);
-                }
                 if len < run.len {
-                    next = (run.old + len, run.new + len);
+                    let end = (run.old + len, run.new + len);
+                    next = (end.0.min(half_wide), end.1.min(half_high));
                     break;
                 }
             }
-            i += x.max(next.0.min(half_wide));
-            j += y.max(next.1.min(half_high));
+            i += next.0;
+            j += next.1;
         }
     }
 
@@ -456,4 +457,203 @@ fn step(word: u64, bits: u64, carry: bool) -> (u64, bool) {
     let (sum, over) = word.overflowing_add(word & bits);
     let (sum, again) = sum.overflowing_add(u64::from(carry));
     (sum | (word & !bits), over | again)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::super::longest::common;
+    use super::*;
+
+    const VOCABULARY: u32 = 1000;
+
+    /// Half of the tokens are a few that are everywhere, so that a table has the bits of some and the places of others.
+    fn noise(random: &mut SmallRng, len: usize) -> Vec<u32> {
+        let mut token = |_| match random.random() {
+            true => random.random_range(0..8),
+            false => random.random_range(0..VOCABULARY),
+        };
+        (0..len).map(&mut token).collect()
+    }
+
+    /// The same tokens, but for one in so many: replaced, removed, or one more behind it.
+    fn edited(random: &mut SmallRng, tokens: &[u32], one_in: u32) -> Vec<u32> {
+        let mut edited = Vec::new();
+        for &token in tokens {
+            match random.random_range(0..3 * one_in) {
+                0 => {}
+                1 => edited.push(random.random_range(0..VOCABULARY)),
+                2 => edited.extend([token, random.random_range(0..VOCABULARY)]),
+                _ => edited.push(token),
+            }
+        }
+        edited
+    }
+
+    /// How many tokens are kept, all of which are where they are said to be.
+    fn kept(old: &[u32], new: &[u32], kept: &Kept) -> usize {
+        let (mut i, mut j) = (0, 0);
+        for run in kept.runs() {
+            assert!(run.len > 0 && run.old >= i && run.new >= j, "{run:?}");
+            (i, j) = (run.old + run.len, run.new + run.len);
+            assert_eq!(old[run.old..i], new[run.new..j], "{run:?}");
+        }
+        kept.tokens()
+    }
+
+    #[test]
+    fn as_a_whole_nothing_is_missed() {
+        let mut random = SmallRng::seed_from_u64(1);
+        let mut table = Table::new(VOCABULARY as usize);
+        // One more and one less than words, blocks and groups.
+        for (old, new) in [
+            (0, 5),
+            (1, 1),
+            (64, 63),
+            (65, 64),
+            (257, 65),
+            (300, 700),
+            (512, 512),
+            (2300, 2047),
+            (2300, 2049),
+            (5000, 4600),
+        ] {
+            let (old, new) = (noise(&mut random, old), noise(&mut random, new));
+            let like_old = edited(&mut random, &old, 10);
+            for new in [new, like_old] {
+                for (old, new) in [(&old, &new), (&new, &old)] {
+                    let found = kept(old, new, &table.whole(old, new, 0));
+                    assert_eq!(found, common(old, new), "{} {}", old.len(), new.len());
+                }
+            }
+        }
+    }
+
+    /// No way but that from corner to corner is wanted, and nothing far from it is looked at.
+    #[test]
+    fn in_a_band_nothing_is_missed() {
+        let mut random = SmallRng::seed_from_u64(2);
+        let mut table = Table::new(VOCABULARY as usize);
+        for (removed, one_in) in [(0, 1000), (3000, 100), (6000, 20)] {
+            let old = noise(&mut random, 20_000);
+            let mut new = edited(&mut random, &old, one_in);
+            // The way starts in another part of the rows.
+            new.drain(..removed);
+            let most = common(&old, &new);
+            for (old, new) in [(&old, &new), (&new, &old)] {
+                for least in [most, most - 1, most - 500] {
+                    work::taken();
+                    assert_eq!(kept(old, new, &table.whole(old, new, least)), most);
+                    // Whole groups of both ends of the band, in a block of rows, and parts that are made again.
+                    let band = old.len() + new.len() - 2 * least + BLOCK + 2 * 64 * GROUP;
+                    let words = old.len().max(new.len()) * (band / 64 + 2 * GROUP);
+                    let work = work::taken();
+                    assert!(work <= words, "{removed}, {least}: {work}, not {words}");
+                }
+            }
+        }
+    }
+
+    /// The carries of a row take more than one word if it has more than 64 groups.
+    #[test]
+    fn in_long_rows_nothing_is_missed() {
+        let mut random = SmallRng::seed_from_u64(3);
+        for more in [0, 5000] {
+            let len = 64 * 64 * GROUP + more;
+            let new = noise(&mut random, len);
+            // As many rows, of which few change anything.
+            let old = [vec![VOCABULARY; len], noise(&mut random, 500)].concat();
+            let mut table = Table::new(VOCABULARY as usize + 1);
+            let found = table.whole(&old, &new, 0);
+            assert_eq!(kept(&old, &new, &found), common(&old, &new));
+        }
+    }
+
+    #[test]
+    fn all_words_are_counted() {
+        let mut random = SmallRng::seed_from_u64(5);
+        let mut tokens = |len, vocabulary| -> Vec<u32> {
+            (0..len)
+                .map(|_| random.random_range(0..vocabulary))
+                .collect()
+        };
+        let mut table = Table::new(10_000);
+        let mut work = |old: &[u32], new: &[u32]| {
+            work::taken();
+            table.whole(old, new, 0);
+            work::taken()
+        };
+        // Every word of every row, and of some rows a group of words once more.
+        let words = work(&tokens(6400, 8), &tokens(6400, 8));
+        assert!((640_000..1_000_000).contains(&words), "{words}");
+        // Only where the tokens are, and where that is carried to.
+        let words = work(&tokens(6400, 10_000), &tokens(6400, 10_000));
+        assert!((6400..100_000).contains(&words), "{words}");
+    }
+
+    #[test]
+    fn what_can_be_compared_as_a_whole() {
+        let table = Table::new(0);
+        assert!(table.holds(4096, 4096) && !table.holds(4096, 4097));
+        assert!(table.holds(NARROW, 1 << 30) && table.holds(1 << 30, NARROW));
+        assert!(!table.holds(NARROW + 1, 1 << 30) && table.holds(NARROW + 1, 8188));
+        let holds = Table::holds_band;
+        assert!(holds(131_072, 131_072, 0) && !holds(131_073, 131_073, 0));
+        assert!(holds(300_000, 83_854, 0) && !holds(300_000, 83_855, 0));
+        assert!(holds(83_854, 300_000, 0) && !holds(83_855, 300_000, 0));
+        // What `Edit::between` says of what was removed and inserted.
+        for len in [1 << 20, LONGEST] {
+            assert!(holds(len, len, len - 63_488) && !holds(len, len, len - 63_489));
+            assert!(holds(len, len - 61_440, len - 61_440));
+        }
+        // A sequence of 2²⁶ tokens is too long.
+        assert!(holds(LONGEST, 10, 10) && LONGEST + 1 == 1 << 26);
+        assert!(!holds(LONGEST + 1, 10, 10));
+    }
+
+    #[test]
+    fn window_by_window_little_is_missed() {
+        let mut random = SmallRng::seed_from_u64(4);
+        let mut table = Table::new(VOCABULARY as usize);
+        let old = noise(&mut random, 20_000);
+        let new = edited(&mut random, &old, 20);
+        // Every third token is gone: the way does not go from window to window by the same number of tokens in both.
+        let thinned: Vec<u32> = old
+            .chunks(3)
+            .flat_map(|three| &three[1..])
+            .copied()
+            .collect();
+        // What was inserted fills much of a window.
+        let longer: Vec<u32> = old
+            .chunks(3500)
+            .flat_map(|part| [part, &noise(&mut random, 1200)].concat())
+            .collect();
+        for new in [new, thinned, longer] {
+            for (old, new) in [(&old, &new), (&new, &old)] {
+                work::taken();
+                let found = kept(old, new, &table.windows(old, new));
+                let work = work::taken();
+                assert!(work <= 128 * (old.len() + new.len()), "{work}");
+                let most = common(old, new);
+                assert!(most - found <= most / 500, "{found}, not {most}");
+
+                // As a part of something longer.
+                let mut part = Kept::default();
+                table.compare(old, new, &mut part, (100, 7));
+                let shifted = |run: &Run| (run.old + 100, run.new + 7, run.len);
+                let all = |kept: &Kept| {
+                    kept.runs()
+                        .iter()
+                        .map(|run| (run.old, run.new, run.len))
+                        .collect::<Vec<_>>()
+                };
+                let expected: Vec<_> = table.windows(old, new).runs().iter().map(shifted).collect();
+                assert_eq!(all(&part), expected);
+                // A wide window holds all of it.
+                assert_eq!(kept(old, new, &table.wide_windows(old, new)), most);
+            }
+        }
+    }
 }
