@@ -2,7 +2,7 @@
 
 use super::layout::{cache, dst_layout, pie_rope_cache, pie_rope_layout};
 use super::rotations::pie_rope_rotations;
-use super::{borrow, free, give, guard};
+use super::{ROW, borrow, free, give, guard, room};
 use crate::{CacheLayout, Cpu, RawLayer, Result, Rotations};
 
 /// The CPU backend. All verbs check all of their arguments before they write: a refused call has written nothing.
@@ -62,6 +62,7 @@ unsafe fn in_place(
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache, moves) }?;
+        room(rotations.0.spans().len(), ROW)?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { verb(&cpu.0, &rotations.0, &layout, &layers) }
     })
@@ -83,6 +84,7 @@ pub unsafe extern "C" fn pie_rope_cpu_copy(
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (dst_layout, dst) = unsafe { cache("dst", dst, true) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
+        room(rotations.0.spans().len(), ROW)?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
     })
@@ -106,6 +108,7 @@ pub unsafe extern "C" fn pie_rope_cpu_copy_within(
         // SAFETY: the caller keeps the header's rules for layouts; `dst_layout` checks null and sizes.
         let dst_layout = unsafe { dst_layout(&src_layout, dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
+        room(rotations.0.spans().len(), ROW)?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
     })

@@ -3,7 +3,10 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use super::{SaysItsSize, check_pointer, check_size, guard, inside, refuse, sized, sized_slice};
+use super::{
+    BUFFERS, HEADS, SaysItsSize, check_pointer, check_size, guard, inside, refuse, room, sized,
+    sized_slice,
+};
 use crate::{Axis, CacheLayout, ElementType, KeyLayout, RawLayer, Result, Strides};
 
 /// IEEE binary32.
@@ -359,6 +362,11 @@ pub(super) unsafe fn cache<'a>(
     // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
     let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) };
     let layers = inside(argument, layers)?;
+    room(layers.len(), BUFFERS)?;
+    // No more than there are elements, whatever a layout says.
+    let heads = layout.keys.batch().saturating_mul(layout.keys.heads());
+    let heads = layers.iter().map(|layer| heads.min(layer.keys_len));
+    room(heads.fold(0, usize::saturating_add), HEADS)?;
     let buffers = layers.iter().map(|layer| Buffers {
         keys: layer.keys.addr() as u64,
         keys_len: layer.keys_len,

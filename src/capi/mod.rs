@@ -5,9 +5,9 @@
 //! Every pointer comes from the caller, who keeps the header's rules; what can be checked is checked here (null,
 //! alignment, `struct_size`, lengths), and everything else by the Rust function behind it.
 //!
-//! Memory that follows from a number alone (blocks, heads, rows, tables of angles) is asked for only where it is needed,
-//! and its lack is an error. Only what is in proportion to arrays that the caller holds, a few times their size, is taken
-//! as Rust takes it, which ends the process where there is none.
+//! Lack of memory is an error. What follows from a number alone (blocks, heads, rows, tables of angles) is asked for
+//! where it is needed, in ways that can fail; for what is in proportion to the arrays and objects of a call, [`room`] is
+//! asked for before the work begins.
 
 #![allow(
     non_camel_case_types,
@@ -51,7 +51,8 @@ pub const PIE_ROPE_ERROR_LAYOUT: i32 = 6;
 pub const PIE_ROPE_ERROR_NO_ADAPTER: i32 = 7;
 /// A limit of the device, or of the kernels, that the call would go past.
 pub const PIE_ROPE_ERROR_LIMIT: i32 = 8;
-/// The device, or the host, has no memory left.
+/// The device, or the host, has not the memory that the call takes. Small amounts, up to some 64 KiB, are not asked for
+/// in a way that can fail: where there is not even that, the process ends.
 pub const PIE_ROPE_ERROR_OUT_OF_MEMORY: i32 = 9;
 /// The device is gone.
 pub const PIE_ROPE_ERROR_DEVICE_LOST: i32 = 10;
@@ -161,6 +162,41 @@ fn inside<T>(argument: &'static str, result: Result<T>) -> Result<T> {
         other => other,
     })
 }
+
+/// Whether there is memory for `len` items of so many bytes, at most, that a call is about to take as Rust takes it:
+/// by allocations that end the process where they fail. Asked for at once, and given back. What is less than
+/// [`SMALL`] is not asked for.
+fn room(len: usize, bytes: usize) -> Result<()> {
+    let bytes = len.saturating_mul(bytes);
+    if bytes < SMALL {
+        return Ok(());
+    }
+    let mut room: Vec<u8> = Vec::new();
+    if room.try_reserve_exact(bytes).is_err() {
+        return Err(Error::OutOfMemory(format!("{bytes} bytes")));
+    }
+    // Else the compiler sees that nothing is done with it, and leaves out the question.
+    std::hint::black_box(&mut room);
+    Ok(())
+}
+
+const SMALL: usize = 64 << 10;
+
+// Bytes that each of these takes, at most; `tests/capi_memory.rs` holds a call to them.
+/// A token, old or new, whose difference is looked for.
+const TOKEN: usize = 300;
+/// A row, a cell or a span of a plan.
+const ROW: usize = 128;
+/// An edit, or a range of cells that shifts: each makes two spans.
+const EDIT: usize = 256;
+/// A layer of a model.
+const LAYER: usize = 64;
+/// A layer's buffers, in a verb.
+const BUFFERS: usize = 512;
+/// Heads of a layer that a verb takes together.
+const HEADS: usize = 128;
+/// A byte of a `config.json`.
+const JSON: usize = 64;
 
 /// A pointer that is neither null nor misaligned.
 fn check_pointer<T>(argument: &'static str, pointer: *const T) -> Result<()> {

@@ -3,10 +3,11 @@
 use bytemuck::cast_slice;
 
 use super::{
-    SaysItsSize, borrow, check_pointer, fill, free, give, guard, refuse, sized_slice, slice,
+    EDIT, ROW, SaysItsSize, TOKEN, borrow, check_pointer, fill, free, give, guard, refuse, room,
+    sized_slice, slice,
 };
 use crate::plan::cells::{Cells, Shift};
-use crate::{Edit, Error, Plan};
+use crate::{Edit, Plan};
 
 /// What has to happen to a cached sequence so that it becomes the new one: which rows survive, where they go, by how
 /// much they turn, and which are to be encoded. A row is what one token left in one layer.
@@ -90,6 +91,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_edits(
     let make = || {
         // SAFETY: the caller vouches for so many structs; `sized_slice` checks the size that each says.
         let edits = unsafe { sized_slice("edits", edits, edits_len) }?;
+        room(edits.len(), EDIT)?;
         let edits: Vec<_> = edits
             .iter()
             .map(|edit| Edit::replace(edit.start..edit.end, edit.inserted))
@@ -115,6 +117,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_tokens(
         let old = unsafe { slice("old_tokens", old_tokens, old_len) }?;
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let new = unsafe { slice("new_tokens", new_tokens, new_len) }?;
+        room(old.len().saturating_add(new.len()), TOKEN)?;
         // Only whether they are equal matters.
         Plan::from_tokens(cast_slice(old), cast_slice(new)).map(pie_rope_plan)
     };
@@ -136,6 +139,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_positions(
         let old = unsafe { slice("old_positions", old_positions, rows) }?;
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let new = unsafe { slice("new_positions", new_positions, rows) }?;
+        room(rows, ROW)?;
         Plan::from_positions(old, new).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -165,8 +169,11 @@ pub unsafe extern "C" fn pie_rope_plan_from_deltas(
             Cells::InOrder(rows)
         } else {
             // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
-            Cells::At(unsafe { slice("positions", positions, rows) }?)
+            let positions = unsafe { slice("positions", positions, rows) }?;
+            room(rows, ROW)?;
+            Cells::At(positions)
         };
+        room(deltas.len(), EDIT)?;
         let shifts = deltas.iter().map(|delta| {
             let end = if delta.p1 < 0 {
                 i32::MAX as i64 + 1
@@ -207,11 +214,8 @@ pub unsafe extern "C" fn pie_rope_plan_from_division(
             let holds = position >= p0.max(0) && (p1 < 0 || position < p1);
             if holds { position / divisor } else { position }
         };
-        let mut new = Vec::new();
-        if new.try_reserve_exact(rows).is_err() {
-            return Err(Error::OutOfMemory(format!("for {rows} positions")));
-        }
-        new.extend(positions.iter().map(divided));
+        room(rows, ROW)?;
+        let new: Vec<i32> = positions.iter().map(divided).collect();
         Plan::from_positions(positions, &new).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -230,6 +234,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_kept(
     let make = || {
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let kept = unsafe { slice("kept", kept, kept_len) }?;
+        room(kept.len(), ROW)?;
         Plan::from_kept(rows, kept).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -255,6 +260,7 @@ pub unsafe extern "C" fn pie_rope_plan_from_kept_at(
         let kept = unsafe { slice("kept", kept, kept_len) }?;
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let new = unsafe { slice("new_positions", new_positions, kept_len) }?;
+        room(kept.len(), ROW)?;
         Plan::from_kept_at(old, kept, new).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -271,6 +277,7 @@ pub unsafe extern "C" fn pie_rope_plan_then(
     let make = || {
         // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (plan, next) = unsafe { (borrow("plan", plan)?, borrow("next", next)?) };
+        room(spans(&plan.0) + spans(&next.0), ROW)?;
         plan.0.then(&next.0).map(pie_rope_plan)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -283,8 +290,12 @@ pub unsafe extern "C" fn pie_rope_plan_in_place(
     plan: *const pie_rope_plan,
     out: *mut *mut pie_rope_plan,
 ) -> i32 {
-    // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
-    let make = || Ok(pie_rope_plan(unsafe { borrow("plan", plan) }?.0.in_place()));
+    let make = || {
+        // SAFETY: the caller keeps the header's rules for `plan`; null and alignment are checked in `borrow`.
+        let plan = unsafe { borrow("plan", plan) }?;
+        room(spans(&plan.0), ROW)?;
+        Ok(pie_rope_plan(plan.0.in_place()))
+    };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
 }
@@ -359,4 +370,9 @@ pub unsafe extern "C" fn pie_rope_plan_kept(
 pub unsafe extern "C" fn pie_rope_plan_free(plan: *mut pie_rope_plan) {
     // SAFETY: the caller gives back what `give` gave, once; null is checked in `free`.
     unsafe { free(plan) }
+}
+
+/// Spans of a plan, kept and new.
+fn spans(plan: &Plan) -> usize {
+    plan.kept().len() + plan.new_spans().len()
 }

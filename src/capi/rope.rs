@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::{borrow, check_pointer, fill, free, give, guard, refuse, slice};
+use super::{JSON, LAYER, borrow, check_pointer, fill, free, give, guard, refuse, room, slice};
 use crate::{ModelRope, Pairing, Result, Rope, Scaling};
 
 /// Dimensions `i` and `i + n` turn together ("NeoX", "rotate half"; `LLAMA_ROPE_TYPE_NEOX`).
@@ -23,7 +23,9 @@ pub unsafe extern "C" fn pie_rope_rope_from_config_json(
 ) -> i32 {
     let make = || {
         // SAFETY: the caller vouches for a string that ends; null and UTF-8 are checked in `text`.
-        ModelRope::from_config_json(unsafe { text("json", json) }?).map(pie_rope_rope)
+        let json = unsafe { text("json", json) }?;
+        room(json.len(), JSON)?;
+        ModelRope::from_config_json(json).map(pie_rope_rope)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
@@ -40,7 +42,9 @@ pub unsafe extern "C" fn pie_rope_rope_from_config_json_at(
 ) -> i32 {
     let make = || {
         // SAFETY: the caller vouches for a string that ends; null and UTF-8 are checked in `text`.
-        ModelRope::from_config_json_at(unsafe { text("json", json) }?, tokens).map(pie_rope_rope)
+        let json = unsafe { text("json", json) }?;
+        room(json.len(), JSON)?;
+        ModelRope::from_config_json_at(json, tokens).map(pie_rope_rope)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
@@ -83,6 +87,7 @@ pub unsafe extern "C" fn pie_rope_rope_from_inv_freq(
     let make = || {
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let inv_freq = unsafe { slice("inv_freq", inv_freq, pairs) }?;
+        room(pairs, 2 * size_of::<f64>())?;
         uniform(Rope::from_inv_freq(inv_freq)?, pairing, offset, layers)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -131,6 +136,7 @@ pub unsafe extern "C" fn pie_rope_rope_from_layers(
     let make = || {
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let layers = unsafe { slice("layers", layers, layers_len) }?;
+        room(layers.len(), LAYER)?;
         let rope = |(layer, &from): (usize, &*const pie_rope_rope)| {
             if from.is_null() {
                 return Ok(None);
@@ -162,6 +168,7 @@ pub unsafe extern "C" fn pie_rope_rope_with_pairing(
         // SAFETY: the caller keeps the header's rules for `rope`; null and alignment are checked in `borrow`.
         let rope = unsafe { borrow("rope", rope) }?;
         let pairing = self::pairing(pairing)?;
+        room(rope.0.layers(), LAYER)?;
         let rope = rope.0.clone().map(|rope| rope.with_pairing(pairing));
         Ok(pie_rope_rope(rope))
     };
@@ -181,6 +188,7 @@ pub unsafe extern "C" fn pie_rope_rope_with_offset(
     let make = || {
         // SAFETY: the caller keeps the header's rules for `rope`; null and alignment are checked in `borrow`.
         let rope = unsafe { borrow("rope", rope) }?;
+        room(rope.0.layers(), LAYER)?;
         let rope = rope.0.clone().map(|rope| rope.with_offset(offset));
         Ok(pie_rope_rope(rope))
     };
@@ -263,10 +271,10 @@ pub unsafe extern "C" fn pie_rope_rope_free(rope: *mut pie_rope_rope) {
 
 fn uniform(rope: Rope, pairing: i32, offset: usize, layers: usize) -> Result<pie_rope_rope> {
     let pairing = self::pairing(pairing)?;
-    // A wild number would end the process where memory does.
     if layers > usize::from(u16::MAX) {
         return refuse("layers", format!("{layers} are more than {}", u16::MAX));
     }
+    room(layers, LAYER)?;
     let rope = rope.with_pairing(pairing).with_offset(offset);
     Ok(pie_rope_rope(ModelRope::uniform(rope, layers)))
 }

@@ -2,7 +2,7 @@
 
 use super::plan::pie_rope_plan;
 use super::rope::pie_rope_rope;
-use super::{borrow, borrow_mut, free, give, guard, slice};
+use super::{LAYER, ROW, borrow, borrow_mut, free, give, guard, room, slice};
 use crate::Rotations;
 
 /// A plan made ready for the kernels, for one model. Made once, used for all of its layers.
@@ -18,6 +18,7 @@ pub unsafe extern "C" fn pie_rope_rotations_new(
     let make = || {
         // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (plan, rope) = unsafe { (borrow("plan", plan)?, borrow("rope", rope)?) };
+        room(rope.0.layers(), LAYER)?;
         Rotations::for_model(&plan.0, &rope.0).map(pie_rope_rotations)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -38,6 +39,7 @@ pub unsafe extern "C" fn pie_rope_rotations_between(
         let plan = unsafe { borrow("plan", plan) }?;
         // SAFETY: the caller keeps the header's rules for both; null and alignment are checked in `borrow`.
         let (old, new) = unsafe { (borrow("old_rope", old_rope)?, borrow("new_rope", new_rope)?) };
+        room(new.0.layers(), LAYER)?;
         Rotations::between(&plan.0, &old.0, &new.0).map(pie_rope_rotations)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -72,6 +74,7 @@ pub unsafe extern "C" fn pie_rope_rotations_select(
         let rotations = unsafe { borrow("rotations", rotations) }?;
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let layers = unsafe { slice("layers", layers, layers_len) }?;
+        room(layers.len(), LAYER)?;
         let selected = rotations.0.select(layers.iter().copied());
         selected.map(pie_rope_rotations)
     };
@@ -90,6 +93,7 @@ pub unsafe extern "C" fn pie_rope_rotations_starting_at(
     let make = || {
         // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
+        room(rotations.0.spans().len(), ROW)?;
         Ok(pie_rope_rotations(rotations.0.starting_at(row)))
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -106,6 +110,7 @@ pub unsafe extern "C" fn pie_rope_rotations_affected_only(
     let make = || {
         // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
+        room(rotations.0.spans().len(), ROW)?;
         Ok(pie_rope_rotations(rotations.0.affected_only()))
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.

@@ -1,0 +1,495 @@
+//! The C ABI where memory runs out: an error, never the end of the process.
+//!
+//! An allocator refuses a thread what is past its budget. A call that takes memory in proportion to what it is given is
+//! made with budgets from none to more than it needs.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ffi::{CString, c_char};
+use std::ptr::{null, null_mut};
+
+use pie_rope as _;
+
+/// What is smaller is never refused: texts of errors, handles.
+const SMALL: usize = 32 << 10;
+
+thread_local! {
+    // Constant and without destructors, so that counting allocates nothing itself.
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+    static BUDGET: Cell<isize> = const { Cell::new(isize::MAX) };
+}
+
+struct Limited;
+
+/// Whether so many bytes more may be had.
+fn take(bytes: usize) -> bool {
+    let live = LIVE.get() + bytes as isize;
+    if bytes >= SMALL && live > BUDGET.get() {
+        return false;
+    }
+    LIVE.set(live);
+    PEAK.set(PEAK.get().max(live));
+    true
+}
+
+fn give(bytes: usize) {
+    LIVE.set(LIVE.get() - bytes as isize);
+}
+
+// SAFETY: every call goes on to the system's allocator as it came, or is refused as an allocator may; counting touches
+// no memory that is allocated.
+unsafe impl GlobalAlloc for Limited {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !take(layout.size()) {
+            return null_mut();
+        }
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        give(layout.size());
+        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // As if old and new were there at once, which they may be.
+        if !take(size) {
+            return null_mut();
+        }
+        give(layout.size());
+        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static LIMITED: Limited = Limited;
+
+const OK: i32 = 0;
+const OUT_OF_MEMORY: i32 = 9;
+
+type Handle = *mut std::ffi::c_void;
+
+#[repr(C)]
+struct Edit {
+    struct_size: usize,
+    start: usize,
+    end: usize,
+    inserted: usize,
+}
+
+#[repr(C)]
+struct Delta {
+    struct_size: usize,
+    p0: i32,
+    p1: i32,
+    delta: i32,
+}
+
+/// `pie_rope_layout`, which the library fills.
+#[repr(C)]
+struct CacheLayout {
+    struct_size: usize,
+    rest: [usize; 15],
+}
+
+#[repr(C)]
+struct Layer {
+    struct_size: usize,
+    keys: *mut f32,
+    keys_len: usize,
+    values: *mut f32,
+    values_len: usize,
+}
+
+#[repr(C)]
+struct Cache {
+    struct_size: usize,
+    keys: *const CacheLayout,
+    values: *const CacheLayout,
+    layers: *const Layer,
+    layers_len: usize,
+}
+
+unsafe extern "C" {
+    fn pie_rope_plan_from_edits(
+        first: i32,
+        rows: usize,
+        edits: *const Edit,
+        len: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_plan_from_tokens(
+        old: *const i32,
+        old_len: usize,
+        new: *const i32,
+        new_len: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_plan_from_positions(
+        old: *const i32,
+        new: *const i32,
+        rows: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_plan_from_deltas(
+        positions: *const i32,
+        rows: usize,
+        deltas: *const Delta,
+        len: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_plan_from_division(
+        positions: *const i32,
+        rows: usize,
+        p0: i32,
+        p1: i32,
+        divisor: i32,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_plan_from_kept(
+        rows: usize,
+        kept: *const usize,
+        len: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_plan_from_kept_at(
+        old: *const i32,
+        rows: usize,
+        kept: *const usize,
+        new: *const i32,
+        len: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_plan_then(plan: Handle, next: Handle, out: *mut Handle) -> i32;
+    fn pie_rope_plan_in_place(plan: Handle, out: *mut Handle) -> i32;
+    fn pie_rope_plan_rows(plan: Handle, old: *mut usize, new: *mut usize) -> i32;
+    fn pie_rope_plan_free(plan: Handle);
+    fn pie_rope_rope_from_config_json(json: *const c_char, out: *mut Handle) -> i32;
+    fn pie_rope_rope_from_theta(
+        theta: f64,
+        rotary_dim: usize,
+        pairing: i32,
+        offset: usize,
+        layers: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_rope_from_layers(layers: *const Handle, len: usize, out: *mut Handle) -> i32;
+    fn pie_rope_rope_free(rope: Handle);
+    fn pie_rope_rope_with_pairing(rope: Handle, pairing: i32, out: *mut Handle) -> i32;
+    fn pie_rope_rope_with_offset(rope: Handle, offset: usize, out: *mut Handle) -> i32;
+    fn pie_rope_rotations_new(plan: Handle, rope: Handle, out: *mut Handle) -> i32;
+    fn pie_rope_rotations_between(plan: Handle, old: Handle, new: Handle, out: *mut Handle) -> i32;
+    fn pie_rope_rotations_starting_at(rotations: Handle, row: usize, out: *mut Handle) -> i32;
+    fn pie_rope_rotations_affected_only(rotations: Handle, out: *mut Handle) -> i32;
+    fn pie_rope_rotations_select(
+        rotations: Handle,
+        layers: *const usize,
+        len: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_rotations_update(rotations: Handle, plan: Handle) -> i32;
+    fn pie_rope_rotations_free(rotations: Handle);
+    fn pie_rope_layout_bhsd(
+        element: i32,
+        batch: usize,
+        heads: usize,
+        rows: usize,
+        dim: usize,
+        layout: *mut CacheLayout,
+    ) -> i32;
+    fn pie_rope_cpu_new(threads: usize, out: *mut Handle) -> i32;
+    fn pie_rope_cpu_rotate(cpu: Handle, rotations: Handle, cache: *const Cache) -> i32;
+    fn pie_rope_cpu_splice(cpu: Handle, rotations: Handle, cache: *const Cache) -> i32;
+    fn pie_rope_cpu_copy(
+        cpu: Handle,
+        rotations: Handle,
+        src: *const Cache,
+        dst: *const Cache,
+    ) -> i32;
+    fn pie_rope_cpu_free(cpu: Handle);
+}
+
+/// A call under budgets: none, fractions of what it takes, and more than that.
+fn run(name: &str, call: &dyn Fn() -> i32) {
+    let with = |budget: isize| {
+        let before = LIVE.get();
+        PEAK.set(before);
+        BUDGET.set(before.saturating_add(budget));
+        let status = call();
+        BUDGET.set(isize::MAX);
+        // But for the text of the last error.
+        assert!(
+            (LIVE.get() - before).unsigned_abs() < SMALL,
+            "{name}: what is made is freed"
+        );
+        (status, PEAK.get() - before)
+    };
+    let (status, peak) = with(isize::MAX);
+    assert_eq!(status, OK, "{name}");
+    println!("{name}: {peak} bytes");
+    for part in 0..32 {
+        let (status, _) = with(peak * part / 32);
+        assert!([OK, OUT_OF_MEMORY].contains(&status), "{name}: {status}");
+    }
+    assert_eq!(with(0).0, OUT_OF_MEMORY, "{name}");
+    assert_eq!(with(peak).0, OK, "{name}");
+}
+
+/// [`run`] for what makes an object, which is freed at once.
+fn made(name: &str, free: unsafe extern "C" fn(Handle), call: &dyn Fn(*mut Handle) -> i32) {
+    run(name, &|| {
+        let mut out = null_mut();
+        let status = call(&mut out);
+        assert_eq!(status != OK, out.is_null(), "{name}");
+        // SAFETY: null, or made by `call` and freed once.
+        unsafe { free(out) };
+        status
+    });
+}
+
+fn make(call: impl FnOnce(*mut Handle) -> i32) -> Handle {
+    let mut out = null_mut();
+    assert_eq!(call(&mut out), OK);
+    out
+}
+
+const ROWS: usize = 132_000;
+
+/// Edits of every fourth token and the one behind it, the last one first.
+fn edits(len: usize) -> Vec<Edit> {
+    let edit = |i: usize| Edit {
+        struct_size: size_of::<Edit>(),
+        start: 4 * i,
+        end: 4 * i + 2,
+        inserted: 1 + i % 3,
+    };
+    (0..len).rev().map(edit).collect()
+}
+
+#[test]
+fn plans() {
+    let in_order: Vec<i32> = (0..ROWS as i32).collect();
+    // In no order, so that every row is a span.
+    let scattered: Vec<i32> = in_order.iter().map(|i| i * 7919 % ROWS as i32).collect();
+    let moved: Vec<i32> = scattered.iter().map(|i| i + i % 3).collect();
+    let kept: Vec<usize> = (0..ROWS).filter(|i| i % 3 > 0).collect();
+    let positions: Vec<i32> = kept.iter().map(|&i| (i + i % 2) as i32).collect();
+    let edits = edits(ROWS / 4);
+    let delta = |i: i32| Delta {
+        struct_size: size_of::<Delta>(),
+        p0: 10 * i,
+        p1: 10 * i + 15,
+        delta: 1 + i,
+    };
+    let deltas: Vec<Delta> = (0..ROWS as i32 / 20).map(delta).collect();
+    let plan = |name, call: &dyn Fn(*mut Handle) -> i32| made(name, pie_rope_plan_free, call);
+    // SAFETY, of all: arrays of the lengths given, and places to write to.
+    unsafe {
+        plan("edits", &|out| {
+            pie_rope_plan_from_edits(0, ROWS, edits.as_ptr(), edits.len(), out)
+        });
+        for (name, new) in [
+            ("noise", in_order.iter().map(|i| i * 31 % 97).collect()),
+            (
+                "every fifth token replaced",
+                in_order
+                    .iter()
+                    .map(|i| i + i32::from(i % 5 == 0) * 1_000_000)
+                    .collect(),
+            ),
+            ("tokens in no order", scattered.clone()),
+            (
+                "none of the tokens",
+                in_order.iter().map(|i| i + 1_000_000).collect(),
+            ),
+        ] {
+            let old: Vec<i32> = match name {
+                "noise" => in_order.iter().map(|i| i * 17 % 89).collect(),
+                _ => in_order.clone(),
+            };
+            plan(name, &|out| {
+                pie_rope_plan_from_tokens(old.as_ptr(), ROWS, new.as_ptr(), ROWS, out)
+            });
+        }
+        plan("positions", &|out| {
+            pie_rope_plan_from_positions(scattered.as_ptr(), moved.as_ptr(), ROWS, out)
+        });
+        plan("deltas", &|out| {
+            pie_rope_plan_from_deltas(scattered.as_ptr(), ROWS, deltas.as_ptr(), deltas.len(), out)
+        });
+        plan("deltas of cells in order", &|out| {
+            pie_rope_plan_from_deltas(null(), ROWS, deltas.as_ptr(), deltas.len(), out)
+        });
+        plan("division", &|out| {
+            pie_rope_plan_from_division(scattered.as_ptr(), ROWS, 0, -1, 3, out)
+        });
+        plan("kept", &|out| {
+            pie_rope_plan_from_kept(ROWS, kept.as_ptr(), kept.len(), out)
+        });
+        plan("kept, with positions", &|out| {
+            pie_rope_plan_from_kept_at(
+                scattered.as_ptr(),
+                ROWS,
+                kept.as_ptr(),
+                positions.as_ptr(),
+                kept.len(),
+                out,
+            )
+        });
+    }
+}
+
+#[test]
+fn what_is_made_of_plans_and_ropes() {
+    const LAYERS: usize = 65_535;
+    let edits = edits(ROWS / 4);
+    let edit = |i: usize| Edit {
+        struct_size: size_of::<Edit>(),
+        start: 6 * i,
+        end: 6 * i + 1,
+        inserted: i % 2,
+    };
+    let more: Vec<Edit> = (0..ROWS / 8).map(edit).collect();
+    // SAFETY, of all: arrays of the lengths given, handles that were made and are freed once, places to write to.
+    unsafe {
+        let plan = make(|out| pie_rope_plan_from_edits(0, ROWS, edits.as_ptr(), edits.len(), out));
+        let (mut old, mut new) = (0, 0);
+        assert_eq!(pie_rope_plan_rows(plan, &mut old, &mut new), OK);
+        let next = make(|out| pie_rope_plan_from_edits(0, new, more.as_ptr(), more.len(), out));
+        let made_plan =
+            |name, call: &dyn Fn(*mut Handle) -> i32| made(name, pie_rope_plan_free, call);
+        made_plan("then", &|out| pie_rope_plan_then(plan, next, out));
+        made_plan("in place", &|out| pie_rope_plan_in_place(plan, out));
+
+        let made_rope =
+            |name, call: &dyn Fn(*mut Handle) -> i32| made(name, pie_rope_rope_free, call);
+        made_rope("a rope", &|out| {
+            pie_rope_rope_from_theta(1e4, 64, 0, 0, LAYERS, out)
+        });
+        let rope = make(|out| pie_rope_rope_from_theta(1e4, 64, 0, 0, LAYERS, out));
+        let other = make(|out| pie_rope_rope_from_theta(1e6, 64, 0, 0, LAYERS, out));
+        let layers = vec![rope; LAYERS];
+        made_rope("a rope's layers", &|out| {
+            pie_rope_rope_from_layers(layers.as_ptr(), LAYERS, out)
+        });
+        made_rope("other pairs", &|out| {
+            pie_rope_rope_with_pairing(rope, 1, out)
+        });
+        made_rope("another offset", &|out| {
+            pie_rope_rope_with_offset(rope, 8, out)
+        });
+        let llama = r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2"#;
+        let numbers = format!(r#"{llama}, "other": [{}1]}}"#, "1,".repeat(100_000));
+        let entries: String = (0..30_000)
+            .map(|i| format!(r#", "{i}":{{"a":0}}"#))
+            .collect();
+        for json in [numbers, format!("{llama}{entries}}}")] {
+            let json = CString::new(json).unwrap();
+            made_rope("a config", &|out| {
+                pie_rope_rope_from_config_json(json.as_ptr(), out)
+            });
+        }
+
+        let made_rotations =
+            |name, call: &dyn Fn(*mut Handle) -> i32| made(name, pie_rope_rotations_free, call);
+        made_rotations("rotations", &|out| pie_rope_rotations_new(plan, rope, out));
+        made_rotations("rotations of two ropes", &|out| {
+            pie_rope_rotations_between(plan, rope, other, out)
+        });
+        let rotations = make(|out| pie_rope_rotations_new(plan, rope, out));
+        made_rotations("starting at a row", &|out| {
+            pie_rope_rotations_starting_at(rotations, 100, out)
+        });
+        made_rotations("affected only", &|out| {
+            pie_rope_rotations_affected_only(rotations, out)
+        });
+        let which: Vec<usize> = (0..LAYERS).rev().collect();
+        made_rotations("selected layers", &|out| {
+            pie_rope_rotations_select(rotations, which.as_ptr(), LAYERS, out)
+        });
+        made_rotations("another plan", &|out| {
+            let status = pie_rope_rotations_new(next, rope, out);
+            if status == OK && pie_rope_rotations_update(*out, plan) != OK {
+                pie_rope_rotations_free(*out);
+                *out = null_mut();
+                return OUT_OF_MEMORY;
+            }
+            status
+        });
+        pie_rope_rotations_free(rotations);
+        pie_rope_rope_free(rope);
+        pie_rope_rope_free(other);
+        pie_rope_plan_free(plan);
+        pie_rope_plan_free(next);
+    }
+}
+
+/// What a verb takes is freed when it returns: nothing is made. On one thread, which is the one that is counted.
+#[test]
+fn verbs() {
+    let edits = edits(2000);
+    let rows = 10_000;
+    // SAFETY, of all: as above; a cache's buffers are as long as said.
+    unsafe {
+        let cpu = make(|out| pie_rope_cpu_new(1, out));
+        let plan = make(|out| pie_rope_plan_from_edits(0, 8000, edits.as_ptr(), edits.len(), out));
+        // Many spans of many heads in few layers, and few of many layers.
+        for (heads, layers, spans) in [(8, 2, 2000), (2, 5000, 1), (3000, 2, 1)] {
+            let few = Edit {
+                struct_size: size_of::<Edit>(),
+                start: 1,
+                end: 1,
+                inserted: 1,
+            };
+            let few = make(|out| pie_rope_plan_from_edits(0, 3, &few, 1, out));
+            let (plan, rows) = if spans > 1 { (plan, rows) } else { (few, 4) };
+            let rope = make(|out| pie_rope_rope_from_theta(1e4, 4, 0, 0, layers, out));
+            let rotations = make(|out| pie_rope_rotations_new(plan, rope, out));
+            let mut layout = CacheLayout {
+                struct_size: size_of::<CacheLayout>(),
+                rest: [0; 15],
+            };
+            assert_eq!(pie_rope_layout_bhsd(0, 1, heads, rows, 4, &mut layout), OK);
+            let len = heads * rows * 4;
+            let buffers = || vec![1.0f32; 2 * layers * len];
+            let (mut one, mut two) = (buffers(), buffers());
+            let of = |buffers: &mut [f32]| -> Vec<Layer> {
+                let layer = |both: &mut [f32]| {
+                    let (keys, values) = both.split_at_mut(len);
+                    Layer {
+                        struct_size: size_of::<Layer>(),
+                        keys: keys.as_mut_ptr(),
+                        keys_len: len,
+                        values: values.as_mut_ptr(),
+                        values_len: len,
+                    }
+                };
+                buffers.chunks_mut(2 * len).map(layer).collect()
+            };
+            let (one, two) = (of(&mut one), of(&mut two));
+            let cache = |layers: &[Layer]| Cache {
+                struct_size: size_of::<Cache>(),
+                keys: &layout,
+                values: &layout,
+                layers: layers.as_ptr(),
+                layers_len: layers.len(),
+            };
+            let (one, two) = (cache(&one), cache(&two));
+            let verb = |name: &str, call: &dyn Fn() -> i32| {
+                run(&format!("{name}, {heads} heads, {layers} layers"), call);
+            };
+            verb("rotate", &|| pie_rope_cpu_rotate(cpu, rotations, &one));
+            verb("splice", &|| pie_rope_cpu_splice(cpu, rotations, &one));
+            verb("copy", &|| pie_rope_cpu_copy(cpu, rotations, &one, &two));
+            pie_rope_rotations_free(rotations);
+            pie_rope_rope_free(rope);
+            pie_rope_plan_free(few);
+        }
+        pie_rope_plan_free(plan);
+        pie_rope_cpu_free(cpu);
+    }
+}
