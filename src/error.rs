@@ -47,7 +47,7 @@ pub enum Error {
     },
 
     /// No graphics adapter to run on; says what there is instead.
-    #[error("no adapter: {0}")]
+    #[error("no device: {0}")]
     NoAdapter(String),
 
     /// A limit of the device, or of the kernels, that a call would go past.

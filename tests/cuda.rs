@@ -571,7 +571,7 @@ fn workspaces_that_do_not_do() {
 fn open() {
     match Cuda::open(0) {
         Ok(_) => println!("opened"),
-        Err(Error::NoAdapter(problem)) => println!("no adapter: {problem}"),
+        Err(Error::NoAdapter(problem)) => println!("no device: {problem}"),
         Err(other) => panic!("{other}"),
     }
 }

@@ -83,6 +83,7 @@ fn ropes_turn_the_keys_that_models_cache() {
                 continue;
             }
             let (old, new) = (numbers(&old[layer]), numbers(&new[layer]));
+            assert_eq!(old.len(), new.len(), "{name}: layer {layer}");
             // Relative to the window that turns: a latent row is mostly something else.
             let window = model.layer(layer).map_or(0..old.len(), Rope::window);
             let norm = old[window].iter().map(|x| x * x).sum::<f64>().sqrt();

@@ -1,5 +1,6 @@
 """Keys turn by what the model holds, and not by what its configuration says."""
 
+import math
 import warnings
 
 import pytest
@@ -11,6 +12,8 @@ from transformers import DynamicCache  # noqa: E402
 
 from pie_rope import Edit, ModelRope, Rope  # noqa: E402
 from pie_rope.huggingface import cache_argument, edit_cache, encode_spans, model_rope  # noqa: E402
+from pie_rope.huggingface.compare import _off  # noqa: E402
+from pie_rope.huggingface.ropes import apart  # noqa: E402
 from test_huggingface import (  # noqa: E402
     FREQUENCIES,
     LATENT,
@@ -161,6 +164,24 @@ def test_other_tokens_than_the_caches_are_refused():
     cache.layers[0].keys[0, 0, -1, 0] = before[0, 0, -1, 0]
     assert (cache.layers[0].keys == before).all()
     edit_cache(cache, model, [Edit.delete(3, 4)], tokens=tokens)
+
+
+def test_what_is_no_number_is_far_from_everything():
+    assert apart([1.0, 0.0, 0.5], [1.0, 0.0, 0.25]) == 0.5
+    for bad in (math.nan, math.inf):
+        for place in range(2):
+            other = [1.0, 0.5]
+            other[place] = bad
+            assert apart([1.0, 0.5], other) == apart(other, [1.0, 0.5]) == math.inf
+    rope = Rope.from_theta(1e4, 4)
+    keys = torch.zeros(3, 1, 4)
+    assert _off(keys, 5, rope) == 0
+    keys[:] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert _off(keys, 5, None) == 0
+    for at in (0, 2):
+        bad = keys.clone()
+        bad[at, 0, 1] = math.nan
+        assert math.isnan(_off(bad, 5, rope)) and math.isnan(_off(bad, 5, None))
 
 
 CAST = {

@@ -84,7 +84,7 @@ pub extern "C" fn pie_rope_status_string(status: i32) -> *const c_char {
         PIE_ROPE_ERROR_EDIT => c"wrong edit",
         PIE_ROPE_ERROR_PLAN => c"wrong plan",
         PIE_ROPE_ERROR_LAYOUT => c"wrong layout",
-        PIE_ROPE_ERROR_NO_ADAPTER => c"no adapter",
+        PIE_ROPE_ERROR_NO_ADAPTER => c"no device",
         PIE_ROPE_ERROR_LIMIT => c"past a limit",
         PIE_ROPE_ERROR_OUT_OF_MEMORY => c"out of memory",
         PIE_ROPE_ERROR_DEVICE_LOST => c"device lost",

@@ -4,7 +4,7 @@
 
 use std::f64::consts::TAU;
 
-use super::Rope;
+use super::{Rope, shown};
 use crate::{Error, Result};
 
 /// How a model's inverse frequencies differ from `theta^(-2i / rotary_dim)`, mostly so that it can
@@ -167,13 +167,17 @@ impl Scaling {
                 if beta_fast < beta_slow {
                     return Err(Wrong {
                         field: "beta_fast",
-                        problem: format!("is {beta_fast}, below beta_slow {beta_slow}"),
+                        problem: format!(
+                            "is {}, below beta_slow {}",
+                            shown(*beta_fast),
+                            shown(*beta_slow)
+                        ),
                     });
                 }
                 if theta <= 1.0 {
                     return Err(Wrong {
                         field: "rope_theta",
-                        problem: format!("is {theta}; yarn takes its logarithm"),
+                        problem: format!("is {}; yarn takes its logarithm", shown(theta)),
                     });
                 }
                 // The pair index, fractional, that makes `turns` turns over the original context.
@@ -189,7 +193,10 @@ impl Scaling {
                 if !low.is_finite() {
                     return Err(Wrong {
                         field: "beta_fast",
-                        problem: format!("is {beta_fast}, which no pair is slow enough for"),
+                        problem: format!(
+                            "is {}, which no pair is slow enough for",
+                            shown(*beta_fast)
+                        ),
                     });
                 }
                 if low == high {
@@ -255,7 +262,9 @@ impl Scaling {
                     return Err(Wrong {
                         field: "high_freq_factor",
                         problem: format!(
-                            "is {high_freq_factor}, below low_freq_factor {low_freq_factor}"
+                            "is {}, below low_freq_factor {}",
+                            shown(*high_freq_factor),
+                            shown(*low_freq_factor)
                         ),
                     });
                 }
@@ -315,7 +324,7 @@ fn stretched(
     }
     Err(Wrong {
         field,
-        problem: format!("makes a theta of {theta}"),
+        problem: format!("makes a theta of {}", shown(theta)),
     })
 }
 
@@ -325,7 +334,7 @@ fn positive(field: &'static str, value: f64) -> Result<(), Wrong> {
     }
     Err(Wrong {
         field,
-        problem: format!("is {value}; it must be positive and finite"),
+        problem: format!("is {}; it must be positive and finite", shown(value)),
     })
 }
 
@@ -337,7 +346,8 @@ fn not_too_fast(field: &'static str, i: usize, inv_freq: f64) -> Result<(), Wron
     Err(Wrong {
         field,
         problem: format!(
-            "makes pair {i} turn by {inv_freq:e} radians per position; at most {} can be computed",
+            "makes pair {i} turn by {} radians per position; at most {} can be computed",
+            shown(inv_freq),
             Rope::MAX_INV_FREQ
         ),
     })

@@ -141,6 +141,8 @@ impl Search<'_> {
         } else {
             (down, From::Down)
         };
+        debug_assert!(at <= self.long.len() as i64);
+        debug_assert!(at + p as i64 - entry as i64 <= self.short.len() as i64);
         (at >= 0).then_some((at as usize, from))
     }
 
@@ -186,8 +188,7 @@ enum From {
 mod tests {
     use super::*;
 
-    /// Tokens that are the same as far as the third number says and in no place behind it, of lengths that differ by
-    /// the second.
+    /// Two sequences, the first longer by `delta`, of which only the first `same` tokens are the same.
     fn alike(short: u32, delta: u32, same: u32) -> (Vec<u32>, Vec<u32>) {
         let other = (same..short).map(|i| i + 1_000_000);
         (
@@ -212,7 +213,7 @@ mod tests {
             let needed = (1..10_000)
                 .find(|&work| compare(&long, &short, work).is_ok())
                 .unwrap();
-            // In all but the last level, whatever is compared there, at most the tokens of every diagonal.
+            // Every level's points, and of what is compared no more than the tokens of each diagonal.
             let levels = points(41, delta as usize);
             assert!((levels..levels + 41 * 1040 / COMPARED).contains(&needed));
             for work in [needed, needed + 1, 4 * needed, 5 * needed] {
@@ -222,7 +223,7 @@ mod tests {
                     assert_eq!(work::taken(), levels);
                 }
             }
-            // That there is one more is not known yet.
+            // All but the last level: no more than these can be the same, and whether they are is not known.
             assert_eq!(compare(&long, &short, needed - 1).unwrap_err(), 1000);
         }
     }

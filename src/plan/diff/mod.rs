@@ -116,7 +116,7 @@ fn middle(old: &[u32], new: &[u32]) -> Kept {
 /// Of what was found in several ways, that with the fewest tokens to encode and edits together, one
 /// edit being worth a token: rows of long runs were encoded in the context that they are in now, more
 /// or less, and those of a run of one or two tokens are often the same by chance. But no more
-/// than a fifth more tokens are to be encoded than need be, and never more than in place.
+/// than a fifth more tokens are to be encoded than by the best of them, and never more than in place.
 fn best(in_place: Kept, found: Vec<Kept>, new: usize) -> Kept {
     let encode = |kept: &Kept| new - kept.tokens();
     let most = encode(&in_place);

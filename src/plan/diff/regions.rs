@@ -21,7 +21,7 @@ const PART: usize = 6;
 /// edits may take.
 const SHORT: usize = 256;
 
-/// What is found is good if one in so many of the tokens to encode need not be.
+/// What is found is good if at most one in so many of the tokens to encode need not be.
 const GOOD: usize = 5;
 
 /// What two sequences have in common: as a whole, and, if they are large and have anchors, in what
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn good_is_a_fifth_more_than_need_be() {
+    fn one_token_in_five_need_not_be_encoded() {
         assert!(is_good(100, 80) && !is_good(100, 79));
         assert!(is_good(4, 4) && !is_good(4, 3) && is_good(0, 0));
     }
@@ -228,7 +228,7 @@ mod tests {
         for (old, new) in [(&old, &new), (&new, &old)] {
             let (found, most) = (tokens(old, new), common(old, new));
             assert!(most - found[0] <= most / 500, "{found:?} of {most}");
-            // That this is good is not known: as many as could be kept for all that is known are many more.
+            // It is not known to be good: the search for few edits was given up long before it could say so.
             assert_eq!(found.len(), 2, "{found:?} of {most}");
         }
     }

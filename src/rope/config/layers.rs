@@ -199,7 +199,7 @@ fn share(config: &Section<'_>, hidden: usize, heads: usize) -> Result<usize> {
     let names = ["num_attention_heads", "n_head", "n_heads"];
     let (key, heads) = config.first_count(&names)?.unwrap_or((names[0], heads));
     if heads == 0 || hidden % heads != 0 {
-        let problem = format!("is {heads}, among which a hidden width of {hidden} is not shared");
+        let problem = format!("is {heads}, of which a hidden width of {hidden} is not a multiple");
         return Err(config.wrong(key, problem));
     }
     Ok(hidden / heads)

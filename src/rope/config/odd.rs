@@ -4,6 +4,7 @@ use super::model_types::{INDEXED, ModelType};
 use super::section::Section;
 use crate::Result;
 use crate::rope::scaling::Scaling;
+use crate::rope::shown;
 
 /// Refuses a file that makes a model something else than its type stands for.
 pub(super) fn check(config: &Section<'_>, model: &ModelType) -> Result<()> {
@@ -34,9 +35,10 @@ pub(super) fn check(config: &Section<'_>, model: &ModelType) -> Result<()> {
         )),
         // Phi-3-small's positions are divided by it; every published file says 1.
         "phi3small" => match config.number("rope_position_scale")? {
-            Some(scale) if scale != 1.0 => {
-                Err(config.wrong("rope_position_scale", format!("is {scale}; known is 1")))
-            }
+            Some(scale) if scale != 1.0 => Err(config.wrong(
+                "rope_position_scale",
+                format!("is {}; known is 1", shown(scale)),
+            )),
             _ => Ok(()),
         },
         _ => Ok(()),
@@ -81,8 +83,11 @@ pub(super) fn theta(config: &Section<'_>, model: &ModelType, theta: f64) -> Resu
                 Some(other) if other != theta => Err(attention.wrong(
                     key,
                     format!(
-                        "is {other}, by which some engines turn, and {theta} is what the others read; \
-                         say the one that yours turns by under both names, `{key}` and this"
+                        "is {}, by which some engines turn, and {} is what the others read; \
+                         say the one that yours turns by under both names, `{key}` and this, or pass a \
+                         `ModelRope` of your own",
+                        shown(other),
+                        shown(theta)
                     ),
                 )),
                 _ => Ok(theta),

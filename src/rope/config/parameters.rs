@@ -5,6 +5,7 @@ use super::model_types::{Family, Head, Layers, ModelType, Own, Width};
 use super::odd;
 use super::section::{Section, short};
 use crate::rope::scaling::{Scaling, Wrong};
+use crate::rope::shown;
 use crate::{Pairing, Result, Rope};
 
 /// The names of a partial rotary factor, in the order in which they are believed.
@@ -319,7 +320,8 @@ impl Reader<'_, '_> {
                 // The plain rope of such a model does not look at it: its heads turn as a whole.
                 Some((key, factor)) if factor != 1.0 && kind != "default" => {
                     let problem = format!(
-                        "is {factor}, but {} turns whole heads, and under {kind} it does not run so",
+                        "is {}, but {} turns whole heads, and under {kind} it does not run so",
+                        shown(factor),
                         self.model.0
                     );
                     return Err(self.blame(Wrong {
@@ -349,7 +351,10 @@ impl Reader<'_, '_> {
                     if !(factor > 0.0 && factor <= 1.0) {
                         return Err(self.blame(Wrong {
                             field: key,
-                            problem: format!("is {factor}; it must be above 0 and at most 1"),
+                            problem: format!(
+                                "is {}; it must be above 0 and at most 1",
+                                shown(factor)
+                            ),
                         }));
                     }
                     // Rounded down, as everyone does.
@@ -383,7 +388,7 @@ impl Reader<'_, '_> {
         }
         Err(self.blame(Wrong {
             field: key,
-            problem: format!("is {factor}, but qk_rope_head_dim {dim}"),
+            problem: format!("is {}, but qk_rope_head_dim {dim}", shown(factor)),
         }))
     }
 
@@ -468,9 +473,13 @@ impl Reader<'_, '_> {
             "yarn" => {
                 let original = self.original_max_position_embeddings(given)?;
                 Scaling::Yarn {
-                    factor: match given.number("factor")? {
-                        Some(factor) => factor,
-                        None => self.max_position_embeddings()? as f64 / original as f64,
+                    factor: match (given.number("factor")?, self.longest()?) {
+                        (Some(factor), _) => factor,
+                        (None, Some(longest)) => longest as f64 / original as f64,
+                        (None, None) => {
+                            let problem = "is missing, and so is the max_position_embeddings that would make it";
+                            return Err(given.wrong("factor", problem));
+                        }
                     },
                     original_max_position_embeddings: original,
                     beta_fast: turns("beta_fast", 32.0)?,
@@ -496,7 +505,7 @@ impl Reader<'_, '_> {
                 if !(0.0..=1.0).contains(&fraction) {
                     return Err(self.blame(Wrong {
                         field: PARTIAL[0],
-                        problem: format!("is {fraction}; it must be 0 to 1"),
+                        problem: format!("is {}; it must be 0 to 1", shown(fraction)),
                     }));
                 }
                 Scaling::Proportional {
@@ -509,14 +518,18 @@ impl Reader<'_, '_> {
     }
 
     fn max_position_embeddings(&self) -> Result<usize> {
-        let key = "max_position_embeddings";
+        let problem = "is missing, and the scaling depends on it";
+        self.longest()?
+            .ok_or_else(|| self.config.wrong("max_position_embeddings", problem))
+    }
+
+    /// The same, where it is given.
+    fn longest(&self) -> Result<Option<usize>> {
         // DBRX's name is the second.
-        match self.config.first_count(&[key, "max_seq_len"])? {
+        let names = ["max_position_embeddings", "max_seq_len"];
+        match self.config.first_count(&names)? {
             Some((key, 0)) => Err(self.config.wrong(key, "is zero")),
-            Some((_, tokens)) => Ok(tokens),
-            None => Err(self
-                .config
-                .wrong(key, "is missing, and the scaling depends on it")),
+            found => Ok(found.map(|(_, tokens)| tokens)),
         }
     }
 

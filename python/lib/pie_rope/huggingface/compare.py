@@ -127,8 +127,8 @@ def _off(keys: torch.Tensor, far: int, rope: Rope | None) -> float:
     if rope is not None:
         rotate(Rotations(Plan.from_positions([0], [far]), rope), turned)
     size = keys[0].abs().max()
-    # Of nothing, nothing can be seen.
-    return float((turned[0, :, 0] - keys[2]).abs().max() / size) if size > 0 else 0.0
+    # Of nothing, nothing can be seen; of what is no number the difference is none either.
+    return 0.0 if size == 0 else float((turned[0, :, 0] - keys[2]).abs().max() / size)
 
 
 def _as_stored(config: Any, rope: ModelRope) -> ModelRope:

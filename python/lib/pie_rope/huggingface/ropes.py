@@ -5,6 +5,7 @@ The modules are what keys turn by. They differ from the configuration where a mo
 that they have seen.
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -250,9 +251,16 @@ def representative(rope: ModelRope, layer: int) -> int:
 
 
 def apart(one: Sequence[float], other: Sequence[float]) -> float:
-    """By how much frequencies differ, relative to the larger ones."""
-    sizes = [max(abs(a), abs(b)) for a, b in zip(one, other, strict=True)]
-    return max((abs(a - b) / size for a, b, size in zip(one, other, sizes, strict=True) if size > 0), default=0.0)
+    """By how much frequencies differ, relative to the larger ones; what is no number differs from everything."""
+    worst = 0.0
+    for a, b in zip(one, other, strict=True):
+        if a == b:
+            continue
+        off = abs(a - b) / max(abs(a), abs(b))
+        if math.isnan(off):
+            return math.inf
+        worst = max(worst, off)
+    return worst
 
 
 def _warn_if_they_differ(layer: int, held: Sequence[float], configured: Sequence[float]) -> None:
