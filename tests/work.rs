@@ -107,29 +107,56 @@ fn a_number_of_blocks_is_no_amount_of_memory() {
 /// The stride of an axis of one index is of no account, however large.
 #[test]
 fn a_stride_that_nobody_takes() {
-    use pie_rope::{Axis, Strides};
-    let one = Axis::new(1, usize::MAX);
-    let strides = Strides {
-        offset: 0,
-        batch: one,
-        blocks: one,
-        rows: one,
-        heads: Axis::new(2, 8),
-        packs: one,
-        pack: 8,
+    use pie_rope::{Axis, LayerRef, Strides};
+    let rope = Rope::from_theta(1e4, 8).unwrap();
+    let plans = [
+        Plan::from_positions(&[0], &[3]).unwrap(),
+        // Up and down, where there are two rows.
+        Plan::from_edits(1, &[Edit::insert(0, 1)]).unwrap(),
+        Plan::from_edits(2, &[Edit::delete(0..1)]).unwrap(),
+    ];
+    let edit = |plan: &Plan, strides: Strides| -> [Vec<f32>; 4] {
+        let rotations = Rotations::new(plan, &rope).unwrap();
+        let numbers = |from: u8| (from..from + 64).map(f32::from).collect::<Vec<_>>();
+        let [mut keys, mut values, mut to, mut to_values] = [1, 2, 3, 4].map(numbers);
+        let layout = KeyLayout::strided(ElementType::F32, strides);
+        let layout = CacheLayout::new(layout, layout);
+        let mut layers = [Layer::new(&mut keys, &mut values)];
+        cpu().rotate(&rotations, layout, &mut layers).unwrap();
+        cpu().splice(&rotations, layout, &mut layers).unwrap();
+        let from = [LayerRef {
+            keys: &keys[..],
+            values: Some(&values[..]),
+        }];
+        let mut there = [Layer::new(&mut to, &mut to_values)];
+        let copied = cpu().copy(&rotations, layout, &from, layout, &mut there);
+        copied.unwrap();
+        [keys, values, to, to_values]
     };
-    let layout = CacheLayout::keys_only(KeyLayout::strided(ElementType::F32, strides));
-    let plan = Plan::from_positions(&[0], &[3]).unwrap();
-    let rotations = Rotations::new(&plan, &Rope::from_theta(1e4, 8).unwrap()).unwrap();
-    let mut keys: Vec<f32> = (0..16).map(|i| i as f32).collect();
-    let (before, mut plain) = (keys.clone(), keys.clone());
-    let mut layers = [Layer::keys_only(&mut keys)];
-    Cpu::new().splice(&rotations, layout, &mut layers).unwrap();
-    let bhsd = CacheLayout::keys_only(KeyLayout::bhsd(ElementType::F32, [1, 2, 1, 8]));
-    let mut layers = [Layer::keys_only(&mut plain)];
-    Cpu::new().splice(&rotations, bhsd, &mut layers).unwrap();
-    assert_eq!(keys, plain);
-    assert_ne!(keys, before);
+    let (two_rows, two_heads, two_packs) = (Axis::new(2, 16), Axis::new(2, 8), Axis::new(2, 4));
+    for large in [usize::MAX, isize::MAX as usize, 1 << 63, 1 << 62, 1 << 61] {
+        for axes in 0..8 {
+            let strides = |stride| {
+                let one = Axis::new(1, stride);
+                let of = |bit: usize, two| if axes >> bit & 1 == 1 { two } else { one };
+                let packs = of(2, two_packs);
+                Strides {
+                    offset: 0,
+                    batch: one,
+                    blocks: one,
+                    rows: of(0, two_rows),
+                    heads: of(1, two_heads),
+                    packs,
+                    pack: 8 / packs.len,
+                }
+            };
+            for plan in &plans[..if axes & 1 == 1 { 3 } else { 1 }] {
+                let found = edit(plan, strides(large));
+                assert_eq!(found, edit(plan, strides(64)), "{:?}", strides(large));
+                assert_ne!(found[0][..8], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+            }
+        }
+    }
 }
 
 /// Nothing to do is nothing to pay for, however many heads or sequences a layout claims.

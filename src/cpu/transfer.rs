@@ -366,11 +366,13 @@ struct Steps {
 }
 
 impl Steps {
+    /// Where there is one index, the strides may be any, and nobody computes with them.
     fn new(len: usize, src: Axis, dst: Axis) -> Steps {
+        let stride = |axis: Axis| if len > 1 { axis.stride } else { 0 };
         Steps {
             len,
-            src: src.stride,
-            dst: dst.stride,
+            src: stride(src),
+            dst: stride(dst),
         }
     }
 
