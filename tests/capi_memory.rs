@@ -287,7 +287,7 @@ fn plans() {
     };
     let deltas: Vec<Delta> = (0..ROWS as i32 / 20).map(delta).collect();
     let plan = |name, call: &dyn Fn(*mut Handle) -> i32| made(name, pie_rope_plan_free, call);
-    // SAFETY: of all, arrays of the lengths given, and places to write to.
+    // SAFETY: of all, this test made the arrays, of the lengths that it gives, and `out` is a place to write to.
     unsafe {
         plan("edits", &|out| {
             pie_rope_plan_from_edits(0, ROWS, edits.as_ptr(), edits.len(), out)
@@ -354,7 +354,7 @@ fn what_is_made_of_plans_and_ropes() {
         inserted: i % 2,
     };
     let more: Vec<Edit> = (0..ROWS / 8).map(edit).collect();
-    // SAFETY: of all, arrays of the lengths given, handles that were made and are freed once, places to write to.
+    // SAFETY: of all, this test made the arrays and the handles, frees each once, and `out` is a place to write to.
     unsafe {
         let plan = make(|out| pie_rope_plan_from_edits(0, ROWS, edits.as_ptr(), edits.len(), out));
         let (mut old, mut new) = (0, 0);
@@ -433,7 +433,7 @@ fn what_is_made_of_plans_and_ropes() {
 fn verbs() {
     let edits = edits(2000);
     let rows = 10_000;
-    // SAFETY: of all, as above; a cache's buffers are as long as said.
+    // SAFETY: of all, this test made arrays, handles and buffers, of the lengths that it gives, and frees each once.
     unsafe {
         let cpu = make(|out| pie_rope_cpu_new(1, out));
         let plan = make(|out| pie_rope_plan_from_edits(0, 8000, edits.as_ptr(), edits.len(), out));

@@ -1108,3 +1108,36 @@ fn paths(value: &Value, at: String) -> Vec<String> {
     }
     all
 }
+
+/// What a factor is given for need not be there, nor right.
+#[test]
+fn a_yarn_without_a_factor_is_named_by_it() {
+    let mut config = json!({
+        "model_type": "llama", "num_hidden_layers": 2, "head_dim": 64, "rope_theta": 1e4,
+        "rope_scaling": { "rope_type": "yarn", "original_max_position_embeddings": 2048, "factor": 4.0 },
+    });
+    let read = |config: &Value| ModelRope::from_config_json(&config.to_string());
+    let four = read(&config).unwrap();
+    config["max_position_embeddings"] = json!(0);
+    assert_eq!(read(&config).unwrap(), four);
+    config["rope_scaling"]
+        .as_object_mut()
+        .unwrap()
+        .remove("factor");
+    let text = read(&config).unwrap_err().to_string();
+    assert!(
+        text.contains("max_position_embeddings") && text.contains("is zero"),
+        "{text}"
+    );
+    config["max_position_embeddings"] = json!(8192);
+    assert_eq!(read(&config).unwrap(), four);
+    config
+        .as_object_mut()
+        .unwrap()
+        .remove("max_position_embeddings");
+    let text = read(&config).unwrap_err().to_string();
+    assert!(
+        text.contains("rope_scaling.factor") && text.contains("is missing"),
+        "{text}"
+    );
+}

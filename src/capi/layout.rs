@@ -364,8 +364,12 @@ pub(super) unsafe fn cache<'a>(
     let layers = inside(argument, layers)?;
     room(layers.len(), BUFFERS)?;
     // No more than there are elements, whatever a layout says.
-    let heads = layout.keys.batch().saturating_mul(layout.keys.heads());
-    let heads = layers.iter().map(|layer| heads.min(layer.keys_len));
+    let heads = |part: &KeyLayout<'_>| part.batch().saturating_mul(part.heads());
+    let (keys, values) = (heads(&layout.keys), layout.values.as_ref().map_or(0, heads));
+    let heads = layers.iter().map(|layer| {
+        let keys = keys.min(layer.keys_len);
+        keys.saturating_add(values.min(layer.values_len))
+    });
     room(heads.fold(0, usize::saturating_add), HEADS)?;
     let buffers = layers.iter().map(|layer| Buffers {
         keys: layer.keys.addr() as u64,

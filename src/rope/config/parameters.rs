@@ -473,13 +473,15 @@ impl Reader<'_, '_> {
             "yarn" => {
                 let original = self.original_max_position_embeddings(given)?;
                 Scaling::Yarn {
-                    factor: match (given.number("factor")?, self.longest()?) {
-                        (Some(factor), _) => factor,
-                        (None, Some(longest)) => longest as f64 / original as f64,
-                        (None, None) => {
-                            let problem = "is missing, and so is the max_position_embeddings that would make it";
-                            return Err(given.wrong("factor", problem));
-                        }
+                    factor: match given.number("factor")? {
+                        Some(factor) => factor,
+                        None => match self.longest()? {
+                            Some(longest) => longest as f64 / original as f64,
+                            None => {
+                                let problem = "is missing, and so is max_position_embeddings, which would say it";
+                                return Err(given.wrong("factor", problem));
+                            }
+                        },
                     },
                     original_max_position_embeddings: original,
                     beta_fast: turns("beta_fast", 32.0)?,
