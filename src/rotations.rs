@@ -19,7 +19,8 @@ mod angle;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::{Error, ModelRope, Plan, Result, Rope, Span};
+use self::angle::Runs;
+use crate::{Error, ModelRope, Plan, Result, Rope};
 
 /// Where a span's rows of a table are: row `i` of the span turns by table row `first + i * step`.
 /// [`TurnedSpan::turn`] says it.
@@ -131,35 +132,47 @@ impl Table {
         self.row_by_row
     }
 
+    /// How many numbers rows have, each `pairs` cosines and `pairs` sines.
+    fn numbers(&self, rows: usize) -> usize {
+        rows * 2 * self.new.pairs()
+    }
+
     /// The rows that turn keys by `deltas`, one each.
     fn set_deltas(&mut self, deltas: &[i32]) {
-        let pairs = self.new.pairs();
-        let rows = emptied(&mut self.cos_sin);
-        rows.resize(deltas.len() * 2 * pairs, 0.0);
-        for (row, &delta) in rows.chunks_exact_mut(2 * pairs).zip(deltas) {
+        let width = self.numbers(1);
+        let rows = resized(&mut self.cos_sin, deltas.len() * width);
+        for (row, &delta) in rows.chunks_exact_mut(width).zip(deltas) {
             angle::row(row, (&self.new, 0), (&self.new, delta));
         }
     }
 
-    /// The rows that turn every row of the spans, one each.
-    fn set_rows(&mut self, spans: &[Span]) {
-        let width = 2 * self.new.pairs();
-        let rows = emptied(&mut self.cos_sin);
-        rows.resize(
-            spans.iter().map(|span| span.len).sum::<usize>() * width,
-            0.0,
-        );
-        let mut rest = &mut rows[..];
-        for span in spans {
-            let (rows, behind) = rest.split_at_mut(span.len * width);
-            let ends = (
-                (&self.old, span.old_position),
-                (&self.new, span.new_position),
-            );
-            angle::run(rows, ends.0, ends.1);
-            rest = behind;
-        }
+    /// The rows that turn every row of a plan's spans, `rows` in all.
+    fn set_rows(&mut self, rows: usize, runs: &Runs, scratch: &mut [f64]) {
+        let numbers = self.numbers(rows);
+        let rows = resized(&mut self.cos_sin, numbers);
+        runs.fill(rows, &self.old, &self.new, scratch);
     }
+}
+
+/// Memory for `len` numbers, if a table has not as much or shares it. All zeros, by the system: no page is touched before
+/// it is filled.
+fn zeros(table: &mut Arc<Vec<f32>>, len: usize) -> Result<Option<Vec<f32>>> {
+    if Arc::get_mut(table).is_some_and(|own| own.capacity() >= len) {
+        return Ok(None);
+    }
+    let zeros = bytemuck::allocation::try_zeroed_vec(len);
+    zeros.map(Some).map_err(|()| out_of_memory::<f32>(len))
+}
+
+/// The memory of a table that [`zeros`] has seen to, `len` numbers of it.
+fn resized(table: &mut Arc<Vec<f32>>, len: usize) -> &mut [f32] {
+    let own = Arc::get_mut(table).expect("nobody shares what `zeros` has seen to");
+    own.resize(len, 0.0);
+    own
+}
+
+fn out_of_memory<T>(len: usize) -> Error {
+    Error::OutOfMemory(format!("{len} items of {} bytes", size_of::<T>()))
 }
 
 /// Memory for `len` items in a list that nobody shares, or another list to put in the place of one that somebody does.
@@ -170,7 +183,7 @@ fn reserve<T>(list: &mut Arc<Vec<T>>, len: usize) -> Result<Option<Vec<T>>> {
         None => fresh.insert(Vec::new()),
     };
     own.try_reserve(len.saturating_sub(own.len()))
-        .map_err(|_| Error::OutOfMemory(format!("{len} items of {} bytes", size_of::<T>())))?;
+        .map_err(|_| out_of_memory::<T>(len))?;
     Ok(fresh)
 }
 
@@ -218,7 +231,9 @@ impl Rotations {
     /// (`new`): LongRoPE's switch, dynamic NTK. Rows whose position stays turn as well.
     ///
     /// Every row has an angle of its own then: for each distinct pair of old and new rope, `8 · pairs`
-    /// bytes for each row that the plan keeps.
+    /// bytes for each row that the plan keeps, besides 16 for all of them. A model with one rope for
+    /// all layers, 64 pairs and 131 072 rows: 67 MB. 64 layers with ropes of their own and 200 000 rows:
+    /// 6.6 GB, and some seconds, most of them for the system to give the memory.
     ///
     /// # Errors
     /// [`Error::Rope`] if the two differ in anything but frequencies (layers, pairing, window), and as
@@ -270,7 +285,8 @@ impl Rotations {
         }
     }
 
-    /// The same ropes with another plan, in the same memory: no allocation once it is large enough.
+    /// The same ropes with another plan, in the same memory: no allocation once it is large enough, but
+    /// where frequencies changed for lists that are freed again.
     ///
     /// # Errors
     /// [`Error::Plan`] if the plan needs more than `u32::MAX` table rows, and [`Error::OutOfMemory`] if
@@ -289,9 +305,17 @@ impl Rotations {
         // All memory before anything changes.
         let mut fresh = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
-            let rows = if table.row_by_row { rows } else { deltas };
-            let own = reserve(&mut table.cos_sin, rows * 2 * table.new.pairs())?;
+            let numbers = table.numbers(if table.row_by_row { rows } else { deltas });
+            let own = zeros(&mut table.cos_sin, numbers)?;
             fresh.extend(own.map(|own| (index, own)));
+        }
+        let row_by_row = self.tables.iter().filter(|table| table.row_by_row);
+        let mut runs = None;
+        let mut scratch = Vec::new();
+        if let Some(pairs) = row_by_row.map(|table| table.new.pairs()).max() {
+            let len = runs.insert(Runs::new(plan.kept())?).scratch(pairs);
+            let zeros = bytemuck::allocation::try_zeroed_vec(len);
+            scratch = zeros.map_err(|()| out_of_memory::<f64>(len))?;
         }
         if let Some(own) = reserve(&mut self.spans, plan.kept().len())? {
             self.spans = Arc::new(own);
@@ -303,16 +327,15 @@ impl Rotations {
         self.old_rows = plan.old_rows();
         self.new_rows = plan.new_rows();
         for table in &mut self.tables {
-            if table.row_by_row {
-                table.set_rows(plan.kept());
-            } else {
-                table.set_deltas(plan.deltas());
+            match &runs {
+                Some(runs) if table.row_by_row => table.set_rows(rows, runs, &mut scratch),
+                _ => table.set_deltas(plan.deltas()),
             }
         }
 
         let mut first = 0u32;
         emptied(&mut self.spans).extend(plan.kept().iter().map(|span| {
-            let own = row_by_row.then_some(first);
+            let own = runs.is_some().then_some(first);
             // Without tables of that kind they are not counted, and may be more.
             first = first.wrapping_add(span.len as u32);
             TurnedSpan {

@@ -7,7 +7,8 @@
 //! 1971, section 5). The library's own sine and cosine reduce the first of them, however large, and the
 //! second is added by the angle addition theorem.
 
-use crate::Rope;
+use super::out_of_memory;
+use crate::{Result, Rope, Span};
 
 /// The exact sum of two numbers, the second beside the first as small as its rounding error.
 #[derive(Clone, Copy)]
@@ -80,63 +81,156 @@ pub(super) fn row(row: &mut [f32], old: (&Rope, i32), new: (&Rope, i32)) {
     }
 }
 
-/// Rows of a run between two that have a sine and a cosine of their own.
+/// Consecutive positions that share the sine and the cosine of the first of them.
 const STRIDE: usize = 32;
 
-/// Fills the table rows of a run: its first row turns from one rope and position to another, each further
-/// row from the next position to the next.
+/// The rows of a table that has one for each row of a plan's spans, gathered by what their angles share: by how many
+/// positions they turn, and where they were, in steps of [`STRIDE`].
 ///
-/// The angle of row `i` is the first one's plus `i · (f_new − f_old)`. So every 32nd row is taken from
-/// sines and cosines, and what lies between is that row's rotation and one of 32 small ones, composed in
-/// f64: four multiplications instead of a sine and a cosine, and an error of some `2⁻⁵²` beside the `2⁻²⁵`
-/// that rounding to f32 costs.
-pub(super) fn run(rows: &mut [f32], old: (&Rope, i32), new: (&Rope, i32)) {
-    let pairs = new.0.pairs();
-    let ((old_rope, old_position), (new_rope, new_position)) = (old, new);
-    let at = |step: usize| {
-        let step = step as i32;
-        (
-            (old_rope, old_position + step),
-            (new_rope, new_position + step),
-        )
-    };
-    let steps = rows.len() / (2 * pairs);
-    if steps <= 2 * STRIDE {
-        for (step, to) in rows.chunks_exact_mut(2 * pairs).enumerate() {
-            let (old, new) = at(step);
-            row(to, old, new);
-        }
-        return;
+/// The angle of a row `i` positions further is that of the first plus `i · (f_new − f_old)`. So one rotation in
+/// `STRIDE` is taken from sines and cosines, and what lies between is that one and one of `STRIDE` small ones, composed
+/// in f64: four multiplications instead of a sine and a cosine, and an error of some `2⁻⁵²` beside the `2⁻²⁵` that
+/// rounding to f32 costs. In what order the rows lie is all the same.
+pub(super) struct Runs {
+    /// Sorted, so that what shares a rotation is together.
+    pieces: Vec<Piece>,
+    /// Whether rotations that are shared save more than the small ones cost.
+    share: bool,
+}
+
+/// Consecutive rows.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Piece {
+    delta: i32,
+    /// The old position of the first row is `STRIDE * stretch + within`.
+    stretch: u32,
+    /// Which row of the table the first one is.
+    row: u32,
+    within: u8,
+    len: u8,
+}
+
+impl Piece {
+    /// The old and the new position of the row that is `within` its stretch.
+    fn at(&self, within: usize) -> (i32, i32) {
+        // No more than the old position of a row. The new one is below 0 where a stretch begins before the first position.
+        let old = (self.stretch as usize * STRIDE + within) as i32;
+        (old, old + self.delta)
     }
-    // As `row`, in f64: cosines, then sines.
-    let exact = |to: &mut [f64], angle: &dyn Fn(usize) -> Angle| {
-        let (cos, sin) = to.split_at_mut(pairs);
-        for (pair, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
-            (*cos, *sin) = angle(pair).cos_sin();
-        }
-    };
-    let mut small = vec![0.0; STRIDE * 2 * pairs];
-    for (step, to) in small.chunks_exact_mut(2 * pairs).enumerate() {
-        let step = step as i32;
-        exact(to, &|pair| turn(pair, (old_rope, step), (new_rope, step)));
+
+    fn shares(&self, next: &Piece) -> bool {
+        (self.delta, self.stretch) == (next.delta, next.stretch)
     }
-    let mut base = vec![0.0; 2 * pairs];
-    for (stretch, rows) in rows.chunks_mut(STRIDE * 2 * pairs).enumerate() {
-        let (old, new) = at(stretch * STRIDE);
-        exact(&mut base, &|pair| turn(pair, old, new));
-        let (base_cos, base_sin) = base.split_at(pairs);
-        for (to, small) in rows
-            .chunks_exact_mut(2 * pairs)
-            .zip(small.chunks_exact(2 * pairs))
-        {
-            let (to_cos, to_sin) = to.split_at_mut(pairs);
-            let (small_cos, small_sin) = small.split_at(pairs);
-            for pair in 0..pairs {
-                let base = (base_cos[pair], base_sin[pair]);
-                let (cos, sin) = add(base, (small_cos[pair], small_sin[pair]));
-                (to_cos[pair], to_sin[pair]) = (cos as f32, sin as f32);
+}
+
+impl Runs {
+    /// For at most `u32::MAX` rows.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no memory for the list.
+    pub(super) fn new(spans: &[Span]) -> Result<Runs> {
+        // Positions are not negative.
+        let first = |span: &Span| span.old_position as usize;
+        let stretches =
+            |span: &Span| (first(span) + span.len - 1) / STRIDE - first(span) / STRIDE + 1;
+        let mut pieces = Vec::new();
+        let len = spans.iter().map(stretches).sum();
+        let reserved = pieces.try_reserve_exact(len);
+        reserved.map_err(|_| out_of_memory::<Piece>(len))?;
+        let mut row = 0;
+        for span in spans {
+            let (mut position, end) = (first(span), first(span) + span.len);
+            while position < end {
+                let (stretch, within) = (position / STRIDE, position % STRIDE);
+                let len = (STRIDE - within).min(end - position);
+                pieces.push(Piece {
+                    delta: span.delta(),
+                    stretch: stretch as u32,
+                    row,
+                    within: within as u8,
+                    len: len as u8,
+                });
+                row += len as u32;
+                position += len;
             }
         }
+        pieces.sort_unstable();
+        let shared = pieces.chunk_by(Piece::shares).count();
+        Ok(Runs {
+            pieces,
+            share: row as usize > shared + STRIDE,
+        })
+    }
+
+    /// How many numbers [`fill`](Runs::fill) works with, for a rope of so many pairs: those of the rotations that are shared.
+    pub(super) fn scratch(&self, pairs: usize) -> usize {
+        if self.share {
+            (STRIDE + 1) * 2 * pairs
+        } else {
+            0
+        }
+    }
+
+    /// Fills a table's rows, each the cosines of all pairs and then their sines.
+    pub(super) fn fill(&self, rows: &mut [f32], old: &Rope, new: &Rope, scratch: &mut [f64]) {
+        let pairs = new.pairs();
+        let width = 2 * pairs;
+        let by_itself = |rows: &mut [f32], piece: &Piece| {
+            for i in 0..usize::from(piece.len) {
+                let (from, to) = piece.at(usize::from(piece.within) + i);
+                let at = (piece.row as usize + i) * width;
+                row(&mut rows[at..][..width], (old, from), (new, to));
+            }
+        };
+        if !self.share {
+            for piece in &self.pieces {
+                by_itself(rows, piece);
+            }
+            return;
+        }
+        let (base, small) = scratch[..self.scratch(pairs)].split_at_mut(width);
+        for (step, small) in small.chunks_exact_mut(width).enumerate() {
+            let step = step as i32;
+            rotation(small, (old, step), (new, step));
+        }
+        for pieces in self.pieces.chunk_by(Piece::shares) {
+            if let [piece] = pieces
+                && piece.len == 1
+            {
+                by_itself(rows, piece);
+                continue;
+            }
+            let (from, to) = pieces[0].at(0);
+            rotation(base, (old, from), (new, to));
+            for piece in pieces {
+                let rows = rows[piece.row as usize * width..].chunks_exact_mut(width);
+                let small = small[usize::from(piece.within) * width..].chunks_exact(width);
+                for (row, small) in rows.zip(small).take(usize::from(piece.len)) {
+                    compose(row, base, small);
+                }
+            }
+        }
+    }
+}
+
+/// The table row of two rotations, one after the other.
+fn compose(row: &mut [f32], first: &[f64], second: &[f64]) {
+    let pairs = row.len() / 2;
+    let (to_cos, to_sin) = row.split_at_mut(pairs);
+    let (first_cos, first_sin) = first.split_at(pairs);
+    let (second_cos, second_sin) = second.split_at(pairs);
+    for pair in 0..pairs {
+        let first = (first_cos[pair], first_sin[pair]);
+        let (cos, sin) = add(first, (second_cos[pair], second_sin[pair]));
+        (to_cos[pair], to_sin[pair]) = (cos as f32, sin as f32);
+    }
+}
+
+/// As [`row`], in f64.
+fn rotation(to: &mut [f64], old: (&Rope, i32), new: (&Rope, i32)) {
+    let (cos, sin) = to.split_at_mut(new.0.pairs());
+    for (pair, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
+        (*cos, *sin) = turn(pair, old, new).cos_sin();
     }
 }
 
@@ -217,34 +311,96 @@ mod tests {
         }
     }
 
+    fn span(len: usize, old_position: i32, new_position: i32) -> Span {
+        Span {
+            src: 0,
+            dst: 0,
+            len,
+            old_position,
+            new_position,
+        }
+    }
+
+    /// Each row of a table for `spans` against its own angle.
+    fn check(spans: &[Span], random: &mut SmallRng) {
+        let runs = Runs::new(spans).unwrap();
+        let [fast, slow] = ropes(random);
+        let width = 2 * fast.pairs();
+        let rows = spans.iter().map(|span| span.len).sum::<usize>();
+        let mut scratch = vec![f64::NAN; runs.scratch(fast.pairs())];
+        for (from, onto) in [(&fast, &slow), (&slow, &fast), (&slow, &slow)] {
+            let mut table = vec![f32::NAN; rows * width];
+            runs.fill(&mut table, from, onto, &mut scratch);
+            let mut table = table.chunks_exact(width);
+            for span in spans {
+                for step in 0..span.len as i32 {
+                    let (old, new) = (span.old_position + step, span.new_position + step);
+                    let error = error(table.next().unwrap(), (from, old), (onto, new));
+                    assert!(error <= ROUNDING, "{old} to {new}: {error:e}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_run_is_as_exact_as_its_rows() {
         let mut random = random();
-        for steps in [1, 63, 64, 65, 96, 97, 300] {
-            let [fast, slow] = ropes(&mut random);
-            let last = i32::MAX - steps + 1;
-            for first in [
+        for len in [1, 63, 64, 65, 96, 97, 300] {
+            let last = i32::MAX - len + 1;
+            for (old, new) in [
                 (0, 0),
                 (5, 100_000),
+                (100_007, 3),
                 (last, last),
                 (last, 3),
                 (last - 1_000_000_007, last),
             ] {
-                let width = 2 * fast.pairs();
-                let mut rows = vec![f32::NAN; steps as usize * width];
-                for (from, onto) in [(&fast, &slow), (&slow, &fast), (&slow, &slow)] {
-                    run(&mut rows, (from, first.0), (onto, first.1));
-                    for (step, row) in rows.chunks_exact(width).enumerate() {
-                        let step = step as i32;
-                        let (old, new) = ((from, first.0 + step), (onto, first.1 + step));
-                        let error = error(row, old, new);
-                        assert!(
-                            error <= ROUNDING,
-                            "row {step} of {steps} from {first:?}: {error:e}"
-                        );
-                    }
-                }
+                check(&[span(len as usize, old, new)], &mut random);
             }
         }
+    }
+
+    /// Positions in no order, some of them more than once, far apart and close together, turned by few and by many numbers.
+    #[test]
+    fn rows_in_no_order_are_as_exact() {
+        let mut random = random();
+        for (rows, apart, deltas) in [(300, 1, 2), (300, 3, 1), (100, 1000, 9), (300, 1, 1000)] {
+            for first in [0, 70_000, i32::MAX - rows * apart] {
+                let any = |_| {
+                    let step = random.random_range(0..rows) * apart;
+                    let new = (first - random.random_range(0..deltas)).max(0) + step;
+                    let len = random.random_range(1..=apart.min(5));
+                    span(len as usize, first + step, new)
+                };
+                let spans: Vec<Span> = (0..rows).map(any).collect();
+                check(&spans, &mut random);
+            }
+        }
+    }
+
+    /// Sines and cosines are what a table costs: as many for rows in no order as for the same rows in order.
+    #[test]
+    fn rows_share_what_their_angles_share() {
+        let shared = |spans: &[Span]| {
+            let runs = Runs::new(spans).unwrap();
+            (runs.pieces.chunk_by(Piece::shares).count(), runs.share)
+        };
+        const ROWS: i32 = 10_000;
+        let stretches = ROWS as usize / STRIDE + 1;
+        assert_eq!(shared(&[span(ROWS as usize, 0, 7)]), (stretches, true));
+        let scattered = |by: i32| -> Vec<Span> {
+            let position = |i: i32| i * 7919 % ROWS * by;
+            (0..ROWS)
+                .map(|i| span(1, position(i), position(i)))
+                .collect()
+        };
+        assert_eq!(shared(&scattered(1)), (stretches, true));
+        // Of rows that share nothing each has its own.
+        assert_eq!(shared(&scattered(32)), (ROWS as usize, false));
+        // The small rotations are made where they save more than they cost.
+        let few = |rows| shared(&[span(rows, 0, 0)]);
+        assert_eq!(few(STRIDE + 1), (2, false));
+        assert_eq!(few(STRIDE + 2), (2, false));
+        assert_eq!(few(STRIDE + 3), (2, true));
     }
 }
