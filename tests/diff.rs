@@ -254,6 +254,22 @@ fn what_moved_far_is_found_in_large_texts() {
     );
 }
 
+/// As large as the longest contexts that models have, and so far moved and so repetitive that parts do not find it.
+#[test]
+fn what_moved_far_is_found_in_the_largest_texts() {
+    let text = texts::TEXTS.iter().find(|text| text.name == "noise of 2");
+    let change = texts::CHANGES
+        .iter()
+        .find(|c| c.name.starts_with("a third"));
+    let all = [nearly_the_best(
+        text.unwrap(),
+        change.unwrap(),
+        314_000,
+        fresh_seed(),
+    )];
+    print_worst(all.into_iter());
+}
+
 /// Where one sequence is short, the other may be of any length: the table is made block by block.
 #[test]
 fn a_short_sequence_is_compared_with_a_long_one_as_a_whole() {

@@ -14,8 +14,8 @@
 //! token in place (`aligned`), the best is taken.
 //!
 //! No work depends on luck or on a clock: all of it is counted, and there is so much of it for each
-//! token, so the edits are always the same and no input takes quadratic time. At most it is 1024 words
-//! of the table for the band, or for the wide windows (2048 if what is the same drifts out of them); 26
+//! token, so the edits are always the same and no input takes quadratic time. At most it is 2048 words
+//! of the table for the band, or for the wide windows (4096 if what is the same drifts out of them); 26
 //! points of `few` and 128 words of the table for the whole; and between anchors, as much of the table
 //! again, and 6 points for each of four lengths. Memory is some 300 bytes for each token at most, and
 //! 5 MB.
@@ -55,11 +55,10 @@ impl Edit {
     ///   distance from the front, or from the back, or up to some token from the front and behind it
     ///   from the back. What is the same at both ends is kept.
     /// - No more than half as many again are to be encoded as need be, whatever the edits, if both
-    ///   sequences together have up to 262 144 tokens; or if each has less than 2²⁶ and the edits that
-    ///   are found part by part remove and insert no more than 61 440 tokens (125 000 if both are as
-    ///   long). Where more has changed, there is no bound. Measured were 2.1 times as many as need be
-    ///   (524 288 tokens of noise of two, a third removed, 2 % edited) and 1.9 times (a pattern of 37
-    ///   tokens, half as much other text removed from before it, 10 % inserted).
+    ///   sequences together have up to 524 288 tokens; or if each has less than 2²⁶ and the edits that
+    ///   are found part by part remove and insert no more than 126 976 tokens (258 048 if both are as
+    ///   long). Where more has changed there is no bound, for the time has one. Measured were 2.2 times
+    ///   as many as need be (1 048 576 tokens of noise of two, a third removed, 2 % edited).
     /// - Among edits that leave about as many to be encoded (a fifth more at most), those that are
     ///   fewer are taken: long runs are kept rather than single tokens that are the same by chance.
     ///

@@ -24,8 +24,8 @@ const GROUP: usize = 32;
 const PAIRS: usize = 1 << 24;
 
 /// Side of wide windows, and pairs for each token of both sequences for which there is work once, in
-/// one band or in all wide windows: two times 131 072 tokens can be compared as a whole.
-const WIDE: usize = 1 << 16;
+/// one band or in all wide windows: two times 262 144 tokens can be compared as a whole.
+const WIDE: usize = 1 << 17;
 
 /// A longer sequence is not compared in one band: where bits start, `SELDOM` words for each token at most, stays far
 /// below `SPARSE`.
@@ -601,13 +601,13 @@ mod tests {
         assert!(table.holds(NARROW, 1 << 30) && table.holds(1 << 30, NARROW));
         assert!(!table.holds(NARROW + 1, 1 << 30) && table.holds(NARROW + 1, 8188));
         let holds = Table::holds_band;
-        assert!(holds(131_072, 131_072, 0) && !holds(131_073, 131_073, 0));
-        assert!(holds(300_000, 83_854, 0) && !holds(300_000, 83_855, 0));
-        assert!(holds(83_854, 300_000, 0) && !holds(83_855, 300_000, 0));
+        assert!(holds(262_144, 262_144, 0) && !holds(262_145, 262_145, 0));
+        assert!(holds(600_000, 167_708, 0) && !holds(600_000, 167_709, 0));
+        assert!(holds(167_708, 600_000, 0) && !holds(167_709, 600_000, 0));
         // What `Edit::between` says of what was removed and inserted.
         for len in [1 << 20, LONGEST] {
-            assert!(holds(len, len, len - 63_488) && !holds(len, len, len - 63_489));
-            assert!(holds(len, len - 61_440, len - 61_440));
+            assert!(holds(len, len, len - 129_024) && !holds(len, len, len - 129_025));
+            assert!(holds(len, len - 126_976, len - 126_976));
         }
         // A sequence of 2²⁶ tokens is too long.
         assert!(holds(LONGEST, 10, 10) && LONGEST + 1 == 1 << 26);
