@@ -50,8 +50,8 @@
 // A limit of the device, or of the kernels, that the call would go past.
 #define PIE_ROPE_ERROR_LIMIT 8
 
-// The device, or the host, has not the memory that the call takes. Small amounts, up to some 64 KiB, are not asked for
-// in a way that can fail: where there is not even that, the process ends.
+// The device, or the host, has not the memory that the call takes. Each call asks before its work, so only where
+// another thread takes the memory in between does the process end.
 #define PIE_ROPE_ERROR_OUT_OF_MEMORY 9
 
 // The device is gone.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::rotations::TurnedSpan;
-use crate::{CacheLayout, Error, KeyLayout, Result, Rotations};
+use crate::{CacheLayout, Error, KeyLayout, Result, Rotations, memory};
 
 /// The buffers of one layer, as far as the checks need them. Lengths in elements.
 #[derive(Clone, Copy, Debug)]
@@ -359,18 +359,12 @@ enum Claims {
 impl Claims {
     /// For `number` blocks of a layout, at most.
     fn new(layout: &KeyLayout<'_>, number: usize) -> Result<Claims> {
-        let no_memory = |_| Error::OutOfMemory(format!("to check {number} blocks"));
         let words = layout.blocks.len.div_ceil(64);
         // A word is cleared in a fraction of the time that a hash takes.
         if words / 16 <= number {
-            let mut bits = Vec::new();
-            bits.try_reserve_exact(words).map_err(no_memory)?;
-            bits.resize(words, 0);
-            return Ok(Claims::Bits(bits));
+            return memory::zeroed(words).map(Claims::Bits);
         }
-        let mut few = HashSet::new();
-        few.try_reserve(number).map_err(no_memory)?;
-        Ok(Claims::Few(few))
+        memory::set(number).map(Claims::Few)
     }
 
     /// Claims the blocks of these rows, which exist, if none is claimed yet.

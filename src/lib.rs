@@ -80,6 +80,7 @@ mod cuda;
 mod element;
 mod error;
 mod layout;
+mod memory;
 pub mod oracle;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod order;

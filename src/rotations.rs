@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::angle::Runs;
-use crate::{Error, ModelRope, Plan, Result, Rope};
+use crate::{Error, ModelRope, Plan, Result, Rope, memory};
 
 /// Where a span's rows of a table are: row `i` of the span turns by table row `first + i * step`.
 /// [`TurnedSpan::turn`] says it.
@@ -140,7 +140,8 @@ impl Table {
     /// The rows that turn keys by `deltas`, one each.
     fn set_deltas(&mut self, deltas: &[i32]) {
         let width = self.numbers(1);
-        let rows = resized(&mut self.cos_sin, deltas.len() * width);
+        let rows = own(&mut self.cos_sin);
+        rows.resize(deltas.len() * width, 0.0);
         for (row, &delta) in rows.chunks_exact_mut(width).zip(deltas) {
             angle::row(row, (&self.new, 0), (&self.new, delta));
         }
@@ -149,49 +150,27 @@ impl Table {
     /// The rows that turn every row of a plan's spans, `rows` in all.
     fn set_rows(&mut self, rows: usize, runs: &Runs, scratch: &mut [f64]) {
         let numbers = self.numbers(rows);
-        let rows = resized(&mut self.cos_sin, numbers);
+        let rows = own(&mut self.cos_sin);
+        rows.resize(numbers, 0.0);
         runs.fill(rows, &self.old, &self.new, scratch);
     }
 }
 
-/// Memory for `len` numbers, if a table has not as much or shares it. All zeros, by the system: no page is touched before
-/// it is filled.
-fn zeros(table: &mut Arc<Vec<f32>>, len: usize) -> Result<Option<Vec<f32>>> {
-    if Arc::get_mut(table).is_some_and(|own| own.capacity() >= len) {
+/// A list in place of one that is too short for `len` items, or that somebody shares; `None`: it is fine as it is.
+fn longer<T>(
+    list: &mut Arc<Vec<T>>,
+    len: usize,
+    make: fn(usize) -> Result<Vec<T>>,
+) -> Result<Option<Arc<Vec<T>>>> {
+    if Arc::get_mut(list).is_some_and(|own| own.capacity() >= len) {
         return Ok(None);
     }
-    let zeros = bytemuck::allocation::try_zeroed_vec(len);
-    zeros.map(Some).map_err(|()| out_of_memory::<f32>(len))
+    make(len).map(|list| Some(Arc::new(list)))
 }
 
-/// The memory of a table that [`zeros`] has seen to, `len` numbers of it.
-fn resized(table: &mut Arc<Vec<f32>>, len: usize) -> &mut [f32] {
-    let own = Arc::get_mut(table).expect("nobody shares what `zeros` has seen to");
-    own.resize(len, 0.0);
-    own
-}
-
-fn out_of_memory<T>(len: usize) -> Error {
-    Error::OutOfMemory(format!("{len} items of {} bytes", size_of::<T>()))
-}
-
-/// Memory for `len` items in a list that nobody shares, or another list to put in the place of one that somebody does.
-fn reserve<T>(list: &mut Arc<Vec<T>>, len: usize) -> Result<Option<Vec<T>>> {
-    let mut fresh = None;
-    let own = match Arc::get_mut(list) {
-        Some(own) => own,
-        None => fresh.insert(Vec::new()),
-    };
-    own.try_reserve(len.saturating_sub(own.len()))
-        .map_err(|_| out_of_memory::<T>(len))?;
-    Ok(fresh)
-}
-
-/// The memory of a list that has been [reserved](reserve), without what it held.
-fn emptied<T>(list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
-    let list = Arc::get_mut(list).expect("nobody shares what `reserve` has seen to");
-    list.clear();
-    list
+/// A list that [`longer`] has seen to.
+fn own<T>(list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
+    Arc::get_mut(list).expect("nobody shares what `longer` has seen to")
 }
 
 /// A plan made ready for the kernels, for one model. Made once per model, used for all of its layers;
@@ -304,24 +283,28 @@ impl Rotations {
 
         // All memory before anything changes.
         let mut fresh = Vec::new();
+        let tables = self.tables.len();
         for (index, table) in self.tables.iter_mut().enumerate() {
             let numbers = table.numbers(if table.row_by_row { rows } else { deltas });
-            let own = zeros(&mut table.cos_sin, numbers)?;
-            fresh.extend(own.map(|own| (index, own)));
+            if let Some(own) = longer(&mut table.cos_sin, numbers, memory::zeroed)? {
+                if fresh.is_empty() {
+                    fresh = memory::list(tables)?;
+                }
+                fresh.push((index, own));
+            }
         }
         let row_by_row = self.tables.iter().filter(|table| table.row_by_row);
         let mut runs = None;
         let mut scratch = Vec::new();
         if let Some(pairs) = row_by_row.map(|table| table.new.pairs()).max() {
-            let len = runs.insert(Runs::new(plan.kept())?).scratch(pairs);
-            let zeros = bytemuck::allocation::try_zeroed_vec(len);
-            scratch = zeros.map_err(|()| out_of_memory::<f64>(len))?;
+            let runs = runs.insert(Runs::new(plan.kept())?);
+            scratch = memory::zeroed(runs.scratch(pairs))?;
         }
-        if let Some(own) = reserve(&mut self.spans, plan.kept().len())? {
-            self.spans = Arc::new(own);
+        if let Some(own) = longer(&mut self.spans, plan.kept().len(), memory::list)? {
+            self.spans = own;
         }
         for (index, own) in fresh {
-            self.tables[index].cos_sin = Arc::new(own);
+            self.tables[index].cos_sin = own;
         }
 
         self.old_rows = plan.old_rows();
@@ -334,7 +317,9 @@ impl Rotations {
         }
 
         let mut first = 0u32;
-        emptied(&mut self.spans).extend(plan.kept().iter().map(|span| {
+        let spans = own(&mut self.spans);
+        spans.clear();
+        spans.extend(plan.kept().iter().map(|span| {
             let own = runs.is_some().then_some(first);
             // Without tables of that kind they are not counted, and may be more.
             first = first.wrapping_add(span.len as u32);

@@ -7,6 +7,9 @@ use pie_rope::{
     CacheLayout, Cpu, Edit, ElementType, KeyLayout, Layer, ModelRope, Plan, Rope, Rotations,
 };
 
+/// What each request that may fail asks for besides, and gives back at once (`src/memory.rs`).
+const SPARE: usize = 16 << 10;
+
 /// What a call returns, and the bytes that it has asked for.
 fn bytes<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let (result, taken) = taken(run);
@@ -29,7 +32,10 @@ fn rotations_of_some_rows_or_layers_share_their_tables() {
     let (all, table) = bytes(|| Rotations::between(&plan, &model(1e4), &model(1e6)).unwrap());
     // One table of a row for each row. The other layer's frequencies stay, so it has one row.
     let row = 2 * 32 * 4;
-    assert!((50_000 * row..50_300 * row).contains(&table), "{table}");
+    assert!(
+        (50_000 * row..50_200 * row + 6 * SPARE).contains(&table),
+        "{table}"
+    );
     assert_eq!(all.tables()[1].rows(), 1);
     for (name, some) in [
         ("select", bytes(|| all.select([0]).unwrap())),
@@ -45,7 +51,10 @@ fn rotations_of_some_rows_or_layers_share_their_tables() {
     let next = Plan::from_edits(40, &[Edit::delete(0..3)]).unwrap();
     let (updated, bytes) = bytes(|| update.update(&next));
     updated.unwrap();
-    assert!(bytes < 37 * row + 20_000, "update: {bytes} bytes");
+    assert!(
+        bytes < 37 * row + 20_000 + 6 * SPARE,
+        "update: {bytes} bytes"
+    );
     assert_eq!(update.tables()[0].rows(), 37);
     assert_eq!(all.tables()[0].rows(), 50_000);
 }
@@ -90,7 +99,7 @@ fn a_call_looks_at_the_blocks_that_it_touches() {
         let mut layers = [Layer::keys_only(&mut keys)];
         let (result, bytes) = bytes(|| cpu().rotate(&rotations, layout, &mut layers));
         result.unwrap();
-        assert!(bytes < 4_000, "{bytes} bytes");
+        assert!(bytes < 4_000 + SPARE, "{bytes} bytes");
     };
     let mut positions = vec![-1; 900_000];
     call(&Plan::from_positions(&positions, &positions).unwrap());
@@ -125,7 +134,7 @@ fn a_number_of_blocks_is_no_amount_of_memory() {
     // SAFETY: the call touches rows 0 to 5, in blocks 0 to 2 of 8 elements each, which the array holds.
     let (result, bytes) = bytes(|| unsafe { cpu().splice_raw(&rotations, &layout, &[layer]) });
     result.unwrap();
-    assert!(bytes < 4_000, "{bytes} bytes");
+    assert!(bytes < 4_000 + SPARE, "{bytes} bytes");
     assert_ne!(keys[8], 0.5);
 }
 
@@ -211,7 +220,7 @@ fn a_number_of_heads_is_no_amount_of_memory() {
                 cpu.copy_raw(&empty, (&layout, &[layer]), (&layout, &[layer]))
             });
             result.unwrap();
-            assert!(bytes < 10_000, "{bytes} bytes");
+            assert!(bytes < 10_000 + SPARE, "{bytes} bytes");
         }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Lack of memory is an error. What follows from a number alone (blocks, heads, rows, tables of angles) is asked for
 //! where it is needed, in ways that can fail; for what is in proportion to the arrays and objects of a call, [`room`] is
-//! asked for before the work begins.
+//! asked for before the work begins; and for what is small, [`guard`] asks once for all.
 
 #![allow(
     non_camel_case_types,
@@ -27,11 +27,12 @@ mod cpu;
 mod cuda;
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// It worked.
 pub const PIE_ROPE_OK: i32 = 0;
@@ -51,8 +52,8 @@ pub const PIE_ROPE_ERROR_LAYOUT: i32 = 6;
 pub const PIE_ROPE_ERROR_NO_ADAPTER: i32 = 7;
 /// A limit of the device, or of the kernels, that the call would go past.
 pub const PIE_ROPE_ERROR_LIMIT: i32 = 8;
-/// The device, or the host, has not the memory that the call takes. Small amounts, up to some 64 KiB, are not asked for
-/// in a way that can fail: where there is not even that, the process ends.
+/// The device, or the host, has not the memory that the call takes. Each call asks before its work, so only where
+/// another thread takes the memory in between does the process end.
 pub const PIE_ROPE_ERROR_OUT_OF_MEMORY: i32 = 9;
 /// The device is gone.
 pub const PIE_ROPE_ERROR_DEVICE_LOST: i32 = 10;
@@ -63,7 +64,7 @@ pub const PIE_ROPE_ERROR_PANIC: i32 = 12;
 
 thread_local! {
     /// The text of this thread's last error.
-    static LAST: RefCell<CString> = RefCell::default();
+    static LAST: RefCell<Cow<'static, CStr>> = const { RefCell::new(Cow::Borrowed(c"")) };
 }
 
 /// The version of the library, `major.minor.patch`. The string is static.
@@ -104,8 +105,18 @@ pub extern "C" fn pie_rope_last_error() -> *const c_char {
         .unwrap_or(c"".as_ptr())
 }
 
-/// Runs a call: its error becomes a status and this thread's text, and so does a panic.
+/// Runs a call, if there is memory for small things: its error becomes a status and this thread's text, and so does a
+/// panic.
 fn guard(call: impl FnOnce() -> Result<()>) -> i32 {
+    if !memory::is_there(0) {
+        set_last_error(Cow::Borrowed(c"out of memory: not even a little is left"));
+        return PIE_ROPE_ERROR_OUT_OF_MEMORY;
+    }
+    catch(call)
+}
+
+/// [`guard`] for what takes no memory but for the text of an error.
+fn catch(call: impl FnOnce() -> Result<()>) -> i32 {
     // What a panic leaves half done belongs to the caller's objects, who is told so.
     let (status, text) = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => return PIE_ROPE_OK,
@@ -114,8 +125,13 @@ fn guard(call: impl FnOnce() -> Result<()>) -> i32 {
     };
     // C ends a string where it finds a zero.
     let text = CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
-    let _ = LAST.try_with(|last| *last.borrow_mut() = text);
+    set_last_error(Cow::Owned(text));
     status
+}
+
+fn set_last_error(text: Cow<'static, CStr>) {
+    // A thread that ends may have lost its place for it already.
+    let _ = LAST.try_with(|last| *last.borrow_mut() = text);
 }
 
 fn status(error: &Error) -> i32 {
@@ -164,25 +180,16 @@ fn inside<T>(argument: &'static str, result: Result<T>) -> Result<T> {
 }
 
 /// Whether there is memory for `len` items of so many bytes, at most, that a call is about to take as Rust takes it:
-/// by allocations that end the process where they fail. Asked for at once, and given back. What is less than
-/// [`SMALL`] is not asked for.
+/// by allocations that end the process where they fail.
 fn room(len: usize, bytes: usize) -> Result<()> {
     let bytes = len.saturating_mul(bytes);
-    if bytes < SMALL {
+    if memory::is_there(bytes) {
         return Ok(());
     }
-    let mut room: Vec<u8> = Vec::new();
-    if room.try_reserve_exact(bytes).is_err() {
-        return Err(Error::OutOfMemory(format!("{bytes} bytes")));
-    }
-    // Else the compiler sees that nothing is done with it, and leaves out the question.
-    std::hint::black_box(&mut room);
-    Ok(())
+    Err(Error::OutOfMemory(format!("{bytes} bytes")))
 }
 
-const SMALL: usize = 64 << 10;
-
-// Bytes that each of these takes, at most; `tests/capi_memory.rs` holds a call to them.
+// Bytes that each of these takes, at most; `tests/capi_memory` holds a call to them.
 /// A token, old or new, whose difference is looked for.
 const TOKEN: usize = 300;
 /// A row, a cell or a span of a plan.
@@ -348,7 +355,7 @@ unsafe fn give<T>(out: *mut *mut T, make: impl FnOnce() -> Result<T>) -> i32 {
 unsafe fn free<T>(handle: *mut T) {
     if !handle.is_null() {
         // There is nobody to tell of a failure.
-        guard(|| {
+        catch(|| {
             // SAFETY: the caller gives back what `give` made by `Box::into_raw`, once; null has been seen to.
             drop(unsafe { Box::from_raw(handle) });
             Ok(())

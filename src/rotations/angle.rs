@@ -7,8 +7,7 @@
 //! 1971, section 5). The library's own sine and cosine reduce the first of them, however large, and the
 //! second is added by the angle addition theorem.
 
-use super::out_of_memory;
-use crate::{Result, Rope, Span};
+use crate::{Result, Rope, Span, memory};
 
 /// The exact sum of two numbers, the second beside the first as small as its rounding error.
 #[derive(Clone, Copy)]
@@ -127,16 +126,13 @@ impl Runs {
     /// For at most `u32::MAX` rows.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no memory for the list.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is no memory for the list.
     pub(super) fn new(spans: &[Span]) -> Result<Runs> {
         // Positions are not negative.
         let first = |span: &Span| span.old_position as usize;
         let stretches =
             |span: &Span| (first(span) + span.len - 1) / STRIDE - first(span) / STRIDE + 1;
-        let mut pieces = Vec::new();
-        let len = spans.iter().map(stretches).sum();
-        let reserved = pieces.try_reserve_exact(len);
-        reserved.map_err(|_| out_of_memory::<Piece>(len))?;
+        let mut pieces = memory::list(spans.iter().map(stretches).sum())?;
         let mut row = 0;
         for span in spans {
             let (mut position, end) = (first(span), first(span) + span.len);

@@ -63,8 +63,8 @@ impl Edit {
     ///   fewer are taken: long runs are kept rather than single tokens that are the same by chance.
     ///
     /// The time is in proportion to the number of tokens, whatever they are: for 131 072 tokens 0.5 ms
-    /// if there are up to some hundred edits, 1.6 ms if 0.1 % has changed, 0.27 s at worst; for a
-    /// million 2.4 s at worst.
+    /// if there are up to some hundred edits, 1.6 ms if 0.1 % has changed, 0.27 s at worst; for
+    /// 262 144 tokens 0.8 s at worst, for a million 4.8 s.
     pub fn between(old: &[u32], new: &[u32]) -> Vec<Edit> {
         let start = common_prefix(old, new);
         let end = common_suffix(&old[start..], &new[start..]);

@@ -1,74 +1,21 @@
 //! The C ABI where memory runs out: an error, never the end of the process.
 //!
-//! An allocator refuses a thread what is past its budget. A call that takes memory in proportion to what it is given is
-//! made with budgets from none to more than it needs.
+//! An allocator refuses a thread what is past its budget, however small. Calls are made with budgets at which one
+//! allocation after the other is the first that is refused.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod budget;
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::ffi::{CString, c_char};
 use std::ptr::{null, null_mut};
 
+use budget::{returns, run};
 use pie_rope as _;
 
-/// What is smaller is never refused: texts of errors, handles.
-const SMALL: usize = 32 << 10;
-
-thread_local! {
-    // Constant and without destructors, so that counting allocates nothing itself.
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-    static BUDGET: Cell<isize> = const { Cell::new(isize::MAX) };
-}
-
-struct Limited;
-
-/// Whether so many bytes more may be had.
-fn take(bytes: usize) -> bool {
-    let live = LIVE.get() + bytes as isize;
-    if bytes >= SMALL && live > BUDGET.get() {
-        return false;
-    }
-    LIVE.set(live);
-    PEAK.set(PEAK.get().max(live));
-    true
-}
-
-fn give(bytes: usize) {
-    LIVE.set(LIVE.get() - bytes as isize);
-}
-
-// SAFETY: every call goes on to the system's allocator as it came, or is refused as an allocator may; counting touches
-// no memory that is allocated.
-unsafe impl GlobalAlloc for Limited {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !take(layout.size()) {
-            return null_mut();
-        }
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        give(layout.size());
-        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // As if old and new were there at once, which they may be.
-        if !take(size) {
-            return null_mut();
-        }
-        give(layout.size());
-        // SAFETY: `memory` came from `System`, with this layout, as the caller promises.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static LIMITED: Limited = Limited;
-
 const OK: i32 = 0;
+const CONFIG: i32 = 3;
+const PLAN: i32 = 5;
 const OUT_OF_MEMORY: i32 = 9;
 
 type Handle = *mut std::ffi::c_void;
@@ -211,32 +158,6 @@ unsafe extern "C" {
         dst: *const Cache,
     ) -> i32;
     fn pie_rope_cpu_free(cpu: Handle);
-}
-
-/// A call under budgets: none, fractions of what it takes, and more than that.
-fn run(name: &str, call: &dyn Fn() -> i32) {
-    let with = |budget: isize| {
-        let before = LIVE.get();
-        PEAK.set(before);
-        BUDGET.set(before.saturating_add(budget));
-        let status = call();
-        BUDGET.set(isize::MAX);
-        // But for the text of the last error.
-        assert!(
-            (LIVE.get() - before).unsigned_abs() < SMALL,
-            "{name}: what is made is freed"
-        );
-        (status, PEAK.get() - before)
-    };
-    let (status, peak) = with(isize::MAX);
-    assert_eq!(status, OK, "{name}");
-    println!("{name}: {peak} bytes");
-    for part in 0..32 {
-        let (status, _) = with(peak * part / 32);
-        assert!([OK, OUT_OF_MEMORY].contains(&status), "{name}: {status}");
-    }
-    assert_eq!(with(0).0, OUT_OF_MEMORY, "{name}");
-    assert_eq!(with(peak).0, OK, "{name}");
 }
 
 /// [`run`] for what makes an object, which is freed at once.
@@ -391,6 +312,17 @@ fn what_is_made_of_plans_and_ropes() {
             let json = CString::new(json).unwrap();
             made_rope("a config", &|out| {
                 pie_rope_rope_from_config_json(json.as_ptr(), out)
+            });
+        }
+
+        // What is refused has a text, which takes memory.
+        let wrong = |model_type: &str| CString::new(format!(r#"{{"model_type": "{model_type}"}}"#));
+        for json in ["none", &"n".repeat(100_000)].map(|name| wrong(name).unwrap()) {
+            returns(CONFIG, "a config that is refused", &|| {
+                pie_rope_rope_from_config_json(json.as_ptr(), &mut null_mut())
+            });
+            returns(PLAN, "positions that are refused", &|| {
+                pie_rope_plan_from_positions([i32::MAX].as_ptr(), [-2].as_ptr(), 1, &mut null_mut())
             });
         }
 
