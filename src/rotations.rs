@@ -140,7 +140,7 @@ impl Table {
     /// The rows that turn keys by `deltas`, one each.
     fn set_deltas(&mut self, deltas: &[i32]) {
         let width = self.numbers(1);
-        let rows = own(&mut self.cos_sin);
+        let rows = unshared(&mut self.cos_sin);
         rows.resize(deltas.len() * width, 0.0);
         for (row, &delta) in rows.chunks_exact_mut(width).zip(deltas) {
             angle::row(row, (&self.new, 0), (&self.new, delta));
@@ -150,7 +150,7 @@ impl Table {
     /// The rows that turn every row of a plan's spans, `rows` in all.
     fn set_rows(&mut self, rows: usize, runs: &Runs, scratch: &mut [f64]) {
         let numbers = self.numbers(rows);
-        let rows = own(&mut self.cos_sin);
+        let rows = unshared(&mut self.cos_sin);
         rows.resize(numbers, 0.0);
         runs.fill(rows, &self.old, &self.new, scratch);
     }
@@ -169,7 +169,7 @@ fn longer<T>(
 }
 
 /// A list that [`longer`] has seen to.
-fn own<T>(list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
+fn unshared<T>(list: &mut Arc<Vec<T>>) -> &mut Vec<T> {
     Arc::get_mut(list).expect("nobody shares what `longer` has seen to")
 }
 
@@ -317,7 +317,7 @@ impl Rotations {
         }
 
         let mut first = 0u32;
-        let spans = own(&mut self.spans);
+        let spans = unshared(&mut self.spans);
         spans.clear();
         spans.extend(plan.kept().iter().map(|span| {
             let own = runs.is_some().then_some(first);
