@@ -264,7 +264,6 @@ fn apart<R: Iterator<Item = Range<usize>>, W: Iterator<Item = Range<usize>>>(
     (dst, written): (&KeyLayout<'_>, impl Fn() -> W),
 ) -> Result<()> {
     valid_blocks(name, src, read())?;
-    valid_blocks(name, dst, written())?;
     let number = number_of_blocks(src, read()) + number_of_blocks(dst, written());
     let mut claims = Claims::new(dst, number)?;
     claims.add(name, dst, written())?;
@@ -303,27 +302,40 @@ fn number_of_blocks(layout: &KeyLayout<'_>, rows: impl Iterator<Item = Range<usi
     blocks_of(layout, rows).map(|blocks| blocks.len()).sum()
 }
 
-/// Every block of these rows exists. Without a table, rows that do are in such.
+/// Hands each block of these rows to `take`, by its place in the sequence and in the layout, where it exists. Without a
+/// table, rows that do are in such. A table may have thousands of entries, and is looked at once.
+fn each_block(
+    name: &str,
+    layout: &KeyLayout<'_>,
+    rows: impl Iterator<Item = Range<usize>>,
+    mut take: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<()> {
+    let blocks = layout.blocks.len;
+    for range in blocks_of(layout, rows) {
+        let Some(table) = layout.table else {
+            range.into_iter().try_for_each(|index| take(index, index))?;
+            continue;
+        };
+        for (index, &block) in range.clone().zip(&table[range]) {
+            if block as usize >= blocks {
+                return Err(Error::Layout(format!(
+                    "{name}: block table entry {index} is {}, there are {blocks} blocks",
+                    shown(block)
+                )));
+            }
+            take(index, block as usize)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every block of these rows exists.
 fn valid_blocks(
     name: &str,
     layout: &KeyLayout<'_>,
     rows: impl Iterator<Item = Range<usize>>,
 ) -> Result<()> {
-    let Some(table) = layout.table else {
-        return Ok(());
-    };
-    let blocks = layout.blocks.len;
-    for range in blocks_of(layout, rows) {
-        let entries = &table[range.clone()];
-        if let Some(at) = entries.iter().position(|&block| block as usize >= blocks) {
-            let (index, block) = (range.start + at, entries[at]);
-            return Err(Error::Layout(format!(
-                "{name}: block table entry {index} is {}, there are {blocks} blocks",
-                shown(block)
-            )));
-        }
-    }
-    Ok(())
+    each_block(name, layout, rows, |_, _| Ok(()))
 }
 
 /// A block as its table has it: those of engines are of signed numbers, in which -1 says that there is none.
@@ -343,7 +355,6 @@ fn distinct_blocks<R: Iterator<Item = Range<usize>>>(
     if layout.table.is_none() {
         return Ok(());
     }
-    valid_blocks(name, layout, rows())?;
     Claims::new(layout, number_of_blocks(layout, rows()))?.add(name, layout, rows())
 }
 
@@ -367,7 +378,7 @@ impl Claims {
         memory::set(number).map(Claims::Few)
     }
 
-    /// Claims the blocks of these rows, which exist, if none is claimed yet.
+    /// Claims the blocks of these rows, if each exists and none is claimed yet.
     fn add(
         &mut self,
         name: &str,
@@ -379,24 +390,23 @@ impl Claims {
                 "{name}: block table entry {index}: block {block} is there twice"
             )))
         };
-        for range in blocks_of(layout, rows) {
-            for index in range {
-                let block = layout.block(index);
-                let new = match self {
-                    Claims::Bits(bits) => {
-                        let (word, bit) = (block / 64, 1 << (block % 64));
-                        let new = bits[word] & bit == 0;
-                        bits[word] |= bit;
-                        new
-                    }
-                    Claims::Few(few) => few.insert(block),
-                };
-                if !new {
+        match self {
+            Claims::Bits(bits) => each_block(name, layout, rows, |index, block| {
+                let (word, bit) = (block / 64, 1 << (block % 64));
+                if bits[word] & bit != 0 {
                     return twice(index, block);
                 }
-            }
+                bits[word] |= bit;
+                Ok(())
+            }),
+            Claims::Few(few) => each_block(name, layout, rows, |index, block| {
+                if few.insert(block) {
+                    Ok(())
+                } else {
+                    twice(index, block)
+                }
+            }),
         }
-        Ok(())
     }
 }
 
