@@ -209,6 +209,13 @@ impl Rotations {
     /// For a model whose frequencies changed between the time the keys were encoded (`old`) and now
     /// (`new`): LongRoPE's switch, dynamic NTK. Rows whose position stays turn as well.
     ///
+    /// Every row is taken to have been encoded with `old`. Where some were encoded after the change
+    /// already, as by decoding past a switch, turn the others alone first, where they are: `rotate` by
+    /// `between` a plan of [`Plan::from_positions`] with each row at its own position, and at -1 those
+    /// that have the new frequencies. What follows is an edit [for the new model](Rotations::for_model).
+    /// (Under dynamic NTK each row that was decoded past the original length may have frequencies of its
+    /// own; such rows cannot be turned together.)
+    ///
     /// Every row has an angle of its own then: for each distinct pair of old and new rope, `8 · pairs`
     /// bytes for each row that the plan keeps, besides 16 for all of them. A model with one rope for
     /// all layers, 64 pairs and 131 072 rows: 67 MB. 64 layers with ropes of their own and 200 000 rows:

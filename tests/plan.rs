@@ -618,11 +618,11 @@ fn bad_lists_are_named() {
     );
     assert_eq!(
         error(Plan::from_kept(5, &[1, 5])),
-        "plan: kept row 1 is 5, of 5 rows"
+        "plan: kept[1] is row 5, of 5 rows"
     );
     assert_eq!(
         error(Plan::from_kept(5, &[1, 3, 3])),
-        "plan: kept row 2 is 3, after 3; kept rows must increase"
+        "plan: kept[2] is row 3, after row 3; kept rows must increase"
     );
     assert!(error(Plan::from_kept((1 << 31) + 1, &[])).contains("2147483649 rows"));
     assert_eq!(

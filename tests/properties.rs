@@ -302,6 +302,55 @@ fn eviction_equals_encoding_what_is_left() {
     }
 }
 
+/// As by decoding past a switch of frequencies: the keys before it are turned alone, then an edit turns all.
+#[test]
+fn keys_of_both_sides_of_a_switch_are_turned_in_two_steps() {
+    let mut random = random();
+    let [before, after] = [1e4, 1e6].map(|theta| Rope::from_theta(theta, DIM).unwrap());
+    let [old, new] = [&before, &after].map(|rope| ModelRope::uniform(rope.clone(), 1));
+    let (rows, switch) = (64, 40);
+    let raw: Vec<Vec<f64>> = (0..rows)
+        .map(|_| (0..DIM).map(|_| random.random_range(-1.0..1.0)).collect())
+        .collect();
+    let encode = |row: usize, rope: &Rope, position: usize| {
+        let mut vector = raw[row].clone();
+        oracle::rotate(&mut vector, rope, position as f64);
+        vector
+    };
+    let mut cache: Vec<f32> = (0..rows)
+        .flat_map(|row| encode(row, if row < switch { &before } else { &after }, row))
+        .map(|value| value as f32)
+        .collect();
+    cache.resize((rows + 3) * DIM, 0.0);
+    let layout = KeyLayout::bhsd(ElementType::F32, [1, 1, rows + 3, DIM]);
+    let layout = CacheLayout::keys_only(layout);
+
+    let positions: Vec<i32> = (0..rows)
+        .map(|row| if row < switch { row as i32 } else { -1 })
+        .collect();
+    let plan = Plan::from_positions(&positions, &positions).unwrap();
+    let switched = Rotations::between(&plan, &old, &new).unwrap();
+    let mut layers = [Layer::keys_only(&mut cache)];
+    let cpu = Cpu::new();
+    cpu.rotate(&switched, layout, &mut layers).unwrap();
+    let plan = Plan::from_edits(rows, &[Edit::insert(10, 3)]).unwrap();
+    let edit = Rotations::for_model(&plan, &new).unwrap();
+    cpu.splice(&edit, layout, &mut layers).unwrap();
+
+    let of_vector = |vector: Vec<f64>| -> Vec<(f64, f64)> {
+        let pairs = (0..after.pairs()).map(|pair| oracle::pair(&after, pair));
+        pairs.map(|(a, b)| (vector[a], vector[b])).collect()
+    };
+    let expected: Vec<_> = (10..rows)
+        .flat_map(|row| of_vector(encode(row, &after, row + 3)))
+        .collect();
+    let got = pairs(&cache[13 * DIM..], &after);
+    // As above, with a second turn.
+    let allowed = 2.0 * (0.5 * 2f64.sqrt() + 2.0 * 1.71);
+    let place = |index| format!("row {}", 10 + index / after.pairs());
+    assert_within_ulps(ElementType::F32, allowed, &got, &expected, place);
+}
+
 /// A yarn model's keys carry its magnitude factor already: turning must not apply it again.
 #[cfg(feature = "config")]
 #[test]

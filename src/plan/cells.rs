@@ -102,8 +102,8 @@ fn shifted(row: usize, position: i32, len: usize, shift: i64) -> Result<Span> {
     let new = i64::from(position) + shift;
     let last = new + len as i64 - 1;
     if new < 0 || last >= END {
-        // The first cell that goes wrong.
-        let step = if new < 0 { 0 } else { END - new };
+        // The first cell that goes wrong: the first of all, or the one that passes the end.
+        let step = if new < 0 { 0 } else { (END - new).max(0) };
         return Err(Error::Plan(format!(
             "cell {}: position {} shifted by {shift} is none that there is",
             row as i64 + step,
@@ -181,6 +181,15 @@ mod tests {
         says(
             plan(Cells::InOrder(3), &[(0..END, i32::MAX)]),
             "cell 1: position 1 shifted by 2147483647 is none that there is",
+        );
+        // The first cell of a range may be past the end already.
+        says(
+            plan(Cells::InOrder(64), &[(10..20, i32::MAX)]),
+            "cell 10: position 10 shifted by 2147483647 is none that there is",
+        );
+        says(
+            plan(Cells::At(&[7, 2_000_000_000]), &[(8..END, 2_000_000_000)]),
+            "cell 1: position 2000000000 shifted by 2000000000 is none that there is",
         );
         // The first and the last one are.
         let ends = plan(Cells::InOrder(9), &[(0..4, 0), (4..END, i32::MAX - 8)]).unwrap();

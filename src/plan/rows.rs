@@ -149,12 +149,12 @@ fn check_kept(rows: usize, kept: &[usize]) -> Result<()> {
     for (index, &row) in kept.iter().enumerate() {
         if row >= rows {
             return Err(Error::Plan(format!(
-                "kept row {index} is {row}, of {rows} rows"
+                "kept[{index}] is row {row}, of {rows} rows"
             )));
         }
         if index > 0 && row <= kept[index - 1] {
             return Err(Error::Plan(format!(
-                "kept row {index} is {row}, after {}; kept rows must increase",
+                "kept[{index}] is row {row}, after row {}; kept rows must increase",
                 kept[index - 1]
             )));
         }
