@@ -47,7 +47,7 @@
 // There is no driver, or no such device.
 #define PIE_ROPE_ERROR_NO_ADAPTER 7
 
-// A limit of the device, or of the kernels, that the call would go past.
+// A limit of the device, the system or the kernels that the call would go past.
 #define PIE_ROPE_ERROR_LIMIT 8
 
 // The device, or the host, has not the memory that the call takes. Each call asks before its work, so only where

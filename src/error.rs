@@ -50,7 +50,7 @@ pub enum Error {
     #[error("no device: {0}")]
     NoAdapter(String),
 
-    /// A limit of the device, or of the kernels, that a call would go past.
+    /// A limit of the device, the system or the kernels that a call would go past.
     #[error("limit: {0}")]
     Limit(String),
 

@@ -20,6 +20,17 @@ pub(crate) fn is_there(bytes: usize) -> bool {
     reserved.is_ok()
 }
 
+/// [`is_there`], or why not.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn room(bytes: usize) -> Result<()> {
+    if is_there(bytes) {
+        return Ok(());
+    }
+    Err(Error::OutOfMemory(format!("{bytes} bytes")))
+}
+
 /// An empty list with room for `len` items.
 ///
 /// # Errors

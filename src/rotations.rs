@@ -156,16 +156,19 @@ impl Table {
     }
 }
 
-/// A list in place of one that is too short for `len` items, or that somebody shares; `None`: it is fine as it is.
+/// A list in place of one that is too short for `len` items, or that somebody shares; `None`: it is fine as it is. One
+/// that has grown is half as long again at least, so that a cache that gains a row with each edit seldom makes a new one.
 fn longer<T>(
     list: &mut Arc<Vec<T>>,
     len: usize,
     make: fn(usize) -> Result<Vec<T>>,
 ) -> Result<Option<Arc<Vec<T>>>> {
-    if Arc::get_mut(list).is_some_and(|own| own.capacity() >= len) {
-        return Ok(None);
-    }
-    make(len).map(|list| Some(Arc::new(list)))
+    let enough = match Arc::get_mut(list).map(|own| own.capacity()) {
+        Some(capacity) if capacity >= len => return Ok(None),
+        Some(capacity) => len.max(capacity + capacity / 2),
+        None => len,
+    };
+    make(enough).map(|list| Some(Arc::new(list)))
 }
 
 /// A list that [`longer`] has seen to.
@@ -300,12 +303,13 @@ impl Rotations {
                 fresh.push((index, own));
             }
         }
-        let row_by_row = self.tables.iter().filter(|table| table.row_by_row);
         let mut runs = None;
         let mut scratch = Vec::new();
-        if let Some(pairs) = row_by_row.map(|table| table.new.pairs()).max() {
-            let runs = runs.insert(Runs::new(plan.kept())?);
-            scratch = memory::zeroed(runs.scratch(pairs))?;
+        let own_angles = self.tables.iter().filter(|table| table.row_by_row);
+        if let Some(pairs) = own_angles.map(|table| table.new.pairs()).max() {
+            let made = Runs::new(plan.kept())?;
+            scratch = memory::zeroed(made.scratch(pairs))?;
+            runs = Some(made);
         }
         if let Some(own) = longer(&mut self.spans, plan.kept().len(), memory::list)? {
             self.spans = own;

@@ -33,7 +33,7 @@ fn rotations_of_some_rows_or_layers_share_their_tables() {
     // One table of a row for each row. The other layer's frequencies stay, so it has one row.
     let row = 2 * 32 * 4;
     assert!(
-        (50_000 * row..50_200 * row + 6 * SPARE).contains(&table),
+        (50_000 * row..50_200 * row + 12 * SPARE).contains(&table),
         "{table}"
     );
     assert_eq!(all.tables()[1].rows(), 1);
@@ -82,6 +82,22 @@ fn an_angle_for_each_row_costs_its_table() {
         assert_eq!(rotations.tables().len(), 2);
         assert_eq!(rotations.tables()[1].rows(), ROWS as usize);
     }
+    // One row more with each edit: new tables are seldom needed.
+    let plans: Vec<Plan> = (1..300)
+        .map(|row| Plan::from_edits(1000 + row, &[Edit::insert(5, 1)]).unwrap())
+        .collect();
+    let mut rotations = Rotations::between(&plans[0], &old, &new).unwrap();
+    let tables = taken(|| {
+        plans[1..]
+            .iter()
+            .for_each(|plan| rotations.update(plan).unwrap())
+    });
+    let lists = 299 * (1300 / 32 * 20 + 34 * 64 * 8 + 4 * SPARE);
+    assert!(
+        tables.1.bytes < 2 * 1500 * row + lists,
+        "{} bytes",
+        tables.1.bytes
+    );
 }
 
 /// A pool of a million slots, of which an edit touches a few: neither the pool nor the table counts.
@@ -99,7 +115,7 @@ fn a_call_looks_at_the_blocks_that_it_touches() {
         let mut layers = [Layer::keys_only(&mut keys)];
         let (result, bytes) = bytes(|| cpu().rotate(&rotations, layout, &mut layers));
         result.unwrap();
-        assert!(bytes < 4_000 + SPARE, "{bytes} bytes");
+        assert!(bytes < 4_000 + 2 * SPARE, "{bytes} bytes");
     };
     let mut positions = vec![-1; 900_000];
     call(&Plan::from_positions(&positions, &positions).unwrap());
@@ -134,7 +150,7 @@ fn a_number_of_blocks_is_no_amount_of_memory() {
     // SAFETY: the call touches rows 0 to 5, in blocks 0 to 2 of 8 elements each, which the array holds.
     let (result, bytes) = bytes(|| unsafe { cpu().splice_raw(&rotations, &layout, &[layer]) });
     result.unwrap();
-    assert!(bytes < 4_000 + SPARE, "{bytes} bytes");
+    assert!(bytes < 4_000 + 2 * SPARE, "{bytes} bytes");
     assert_ne!(keys[8], 0.5);
 }
 
@@ -220,7 +236,7 @@ fn a_number_of_heads_is_no_amount_of_memory() {
                 cpu.copy_raw(&empty, (&layout, &[layer]), (&layout, &[layer]))
             });
             result.unwrap();
-            assert!(bytes < 10_000 + SPARE, "{bytes} bytes");
+            assert!(bytes < 10_000 + 6 * SPARE, "{bytes} bytes");
         }
     }
 }

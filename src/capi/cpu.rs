@@ -2,8 +2,8 @@
 
 use super::layout::{cache, dst_layout, pie_rope_cache, pie_rope_layout};
 use super::rotations::pie_rope_rotations;
-use super::{ROW, borrow, free, give, guard, room};
-use crate::{CacheLayout, Cpu, RawLayer, Result, Rotations};
+use super::{BUFFERS, HEADS, ROW, THREAD, borrow, free, give, guard, room, room_for};
+use crate::{CacheLayout, Cpu, KeyLayout, RawLayer, Result, Rotations};
 
 /// The CPU backend. All verbs check all of their arguments before they write: a refused call has written nothing.
 pub struct pie_rope_cpu(Cpu);
@@ -14,10 +14,17 @@ pub struct pie_rope_cpu(Cpu);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pie_rope_cpu_new(threads: usize, out: *mut *mut pie_rope_cpu) -> i32 {
     let make = || {
+        let many = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            _ => threads,
+        };
+        room(many.min(Cpu::MAX_THREADS), THREAD)?;
         let cpu = match threads {
             0 => Cpu::new(),
             _ => Cpu::with_threads(threads)?,
         };
+        // Now rather than inside the first verb, where they cannot be refused.
+        cpu.start()?;
         Ok(pie_rope_cpu(cpu))
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -62,10 +69,27 @@ unsafe fn in_place(
         let (cpu, rotations) = unsafe { (borrow("cpu", cpu)?, borrow("rotations", rotations)?) };
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache, moves) }?;
-        room(rotations.0.spans().len(), ROW)?;
+        room_for_verb(&rotations.0, &[(&layout, &layers)])?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { verb(&cpu.0, &rotations.0, &layout, &layers) }
     })
+}
+
+/// Room for what a verb makes of spans, layers and their heads.
+fn room_for_verb(rotations: &Rotations, ends: &[(&CacheLayout<'_>, &[RawLayer])]) -> Result<()> {
+    let mut items = vec![(rotations.spans().len(), ROW)];
+    for (layout, layers) in ends {
+        // No more than there are elements, whatever a layout says.
+        let heads = |part: &KeyLayout<'_>| part.batch().saturating_mul(part.heads());
+        let (keys, values) = (heads(&layout.keys), layout.values.as_ref().map_or(0, heads));
+        let heads = layers.iter().map(|layer| {
+            let keys = keys.min(layer.keys_len);
+            keys.saturating_add(values.min(layer.values_len))
+        });
+        items.push((layers.len(), BUFFERS));
+        items.push((heads.fold(0, usize::saturating_add), HEADS));
+    }
+    room_for(&items)
 }
 
 /// Copies every row that the plan keeps to other buffers and turns keys on the way.
@@ -84,7 +108,7 @@ pub unsafe extern "C" fn pie_rope_cpu_copy(
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (dst_layout, dst) = unsafe { cache("dst", dst, true) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
-        room(rotations.0.spans().len(), ROW)?;
+        room_for_verb(&rotations.0, &[src, dst])?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
     })
@@ -108,7 +132,7 @@ pub unsafe extern "C" fn pie_rope_cpu_copy_within(
         // SAFETY: the caller keeps the header's rules for layouts; `dst_layout` checks null and sizes.
         let dst_layout = unsafe { dst_layout(&src_layout, dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
-        room(rotations.0.spans().len(), ROW)?;
+        room_for_verb(&rotations.0, &[src, dst])?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for the buffers.
         unsafe { cpu.0.copy_raw(&rotations.0, src, dst) }
     })

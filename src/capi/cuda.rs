@@ -9,8 +9,8 @@ use super::layout::{
 };
 use super::rotations::pie_rope_rotations;
 use super::{
-    BUFFERS, ROW, SaysItsSize, borrow, check_pointer, free, give, guard, inside, refuse, room,
-    sized, sized_slice,
+    BUFFERS, LAYER, ROW, SaysItsSize, borrow, check_pointer, free, give, guard, inside, refuse,
+    room, room_for, sized, sized_slice,
 };
 use crate::{CacheLayout, Cuda, CudaRawLayer, CudaWorkspace, Result, Rotations};
 
@@ -209,7 +209,7 @@ unsafe fn in_place(
         // SAFETY: the caller keeps the header's rules for caches; `cache` checks null and sizes.
         let (layout, layers) = unsafe { self::cache("cache", cache, moves) }?;
         let stream: sys::CUstream = stream.cast();
-        room_for_words(&rotations.0, &[&layout])?;
+        room_for_words(&rotations.0, layers.len(), &[&layout])?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
         unsafe { verb(&cuda.0, stream, &rotations.0, &layout, &layers, workspace) }
     })
@@ -237,7 +237,11 @@ pub unsafe extern "C" fn pie_rope_cuda_copy(
         let (dst_layout, dst) = unsafe { cache("dst", dst, true) }?;
         let (src, dst) = ((&src_layout, &src[..]), (&dst_layout, &dst[..]));
         let workspace = space(workspace, workspace_len);
-        room_for_words(&rotations.0, &[&src_layout, &dst_layout])?;
+        room_for_words(
+            &rotations.0,
+            src.1.len() + dst.1.len(),
+            &[&src_layout, &dst_layout],
+        )?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
         unsafe {
             cuda.0
@@ -269,7 +273,7 @@ pub unsafe extern "C" fn pie_rope_cuda_copy_within(
         let dst_layout = unsafe { dst_layout(&src_layout, dst_keys, dst_values) }?;
         let (src, dst) = ((&src_layout, &layers[..]), (&dst_layout, &layers[..]));
         let workspace = space(workspace, workspace_len);
-        room_for_words(&rotations.0, &[&src_layout, &dst_layout])?;
+        room_for_words(&rotations.0, layers.len(), &[&src_layout, &dst_layout])?;
         // SAFETY: the verb checks layouts against lengths; the caller vouches for stream, buffers and workspace.
         unsafe {
             cuda.0
@@ -290,7 +294,11 @@ fn space(address: u64, len: usize) -> CudaWorkspace {
 }
 
 /// Room for the words of a call: spans, angles, block tables of as many rows, gathered and put together.
-fn room_for_words(rotations: &Rotations, layouts: &[&CacheLayout<'_>]) -> Result<()> {
+fn room_for_words(
+    rotations: &Rotations,
+    layers: usize,
+    layouts: &[&CacheLayout<'_>],
+) -> Result<()> {
     const WORD: usize = 32;
     let angles = rotations.tables().iter();
     let angles: usize = angles.map(|table| table.as_slice().len()).sum();
@@ -298,8 +306,13 @@ fn room_for_words(rotations: &Rotations, layouts: &[&CacheLayout<'_>]) -> Result
         .iter()
         .flat_map(|layout| [Some(layout.keys), layout.values].into_iter().flatten());
     let blocks: usize = parts.map(|part| part.table.map_or(0, <[u32]>::len)).sum();
-    room(rotations.spans().len(), ROW)?;
-    room(angles + blocks, WORD)
+    let tables = rotations.tables().len();
+    room_for(&[
+        (rotations.spans().len(), ROW),
+        (tables, LAYER),
+        (layers, BUFFERS),
+        (angles.saturating_add(blocks), WORD),
+    ])
 }
 
 /// The layout and the layers of a cache; `moves`: of one whose rows move, and values with them.

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use super::{
-    BUFFERS, HEADS, SaysItsSize, check_pointer, check_size, guard, inside, refuse, room, sized,
+    BUFFERS, SaysItsSize, check_pointer, check_size, guard, inside, refuse, room, sized,
     sized_slice,
 };
 use crate::{Axis, CacheLayout, ElementType, KeyLayout, RawLayer, Result, Strides};
@@ -363,14 +363,6 @@ pub(super) unsafe fn cache<'a>(
     let layers = unsafe { sized_slice("layers", cache.layers, cache.layers_len) };
     let layers = inside(argument, layers)?;
     room(layers.len(), BUFFERS)?;
-    // No more than there are elements, whatever a layout says.
-    let heads = |part: &KeyLayout<'_>| part.batch().saturating_mul(part.heads());
-    let (keys, values) = (heads(&layout.keys), layout.values.as_ref().map_or(0, heads));
-    let heads = layers.iter().map(|layer| {
-        let keys = keys.min(layer.keys_len);
-        keys.saturating_add(values.min(layer.values_len))
-    });
-    room(heads.fold(0, usize::saturating_add), HEADS)?;
     let buffers = layers.iter().map(|layer| Buffers {
         keys: layer.keys.addr() as u64,
         keys_len: layer.keys_len,

@@ -50,7 +50,7 @@ pub const PIE_ROPE_ERROR_PLAN: i32 = 5;
 pub const PIE_ROPE_ERROR_LAYOUT: i32 = 6;
 /// There is no driver, or no such device.
 pub const PIE_ROPE_ERROR_NO_ADAPTER: i32 = 7;
-/// A limit of the device, or of the kernels, that the call would go past.
+/// A limit of the device, the system or the kernels that the call would go past.
 pub const PIE_ROPE_ERROR_LIMIT: i32 = 8;
 /// The device, or the host, has not the memory that the call takes. Each call asks before its work, so only where
 /// another thread takes the memory in between does the process end.
@@ -182,11 +182,13 @@ fn inside<T>(argument: &'static str, result: Result<T>) -> Result<T> {
 /// Whether there is memory for `len` items of so many bytes, at most, that a call is about to take as Rust takes it:
 /// by allocations that end the process where they fail.
 fn room(len: usize, bytes: usize) -> Result<()> {
-    let bytes = len.saturating_mul(bytes);
-    if memory::is_there(bytes) {
-        return Ok(());
-    }
-    Err(Error::OutOfMemory(format!("{bytes} bytes")))
+    room_for(&[(len, bytes)])
+}
+
+/// [`room`] for items of several kinds at once.
+fn room_for(items: &[(usize, usize)]) -> Result<()> {
+    let all = items.iter().map(|&(len, bytes)| len.saturating_mul(bytes));
+    memory::room(all.fold(0, usize::saturating_add))
 }
 
 // Bytes that each of these takes, at most; `tests/capi_memory` holds a call to them.
@@ -196,14 +198,16 @@ const TOKEN: usize = 300;
 const ROW: usize = 128;
 /// An edit, or a range of cells that shifts: each makes two spans.
 const EDIT: usize = 256;
-/// A layer of a model.
-const LAYER: usize = 64;
+/// A layer of a model, whose rope may be its own, or a table of rotations.
+const LAYER: usize = 512;
 /// A layer's buffers, in a verb.
 const BUFFERS: usize = 512;
 /// Heads of a layer that a verb takes together.
 const HEADS: usize = 128;
-/// A byte of a `config.json`.
-const JSON: usize = 64;
+/// A byte of a `config.json`: an object of one entry takes four, and a node of a tree.
+const JSON: usize = 192;
+/// A thread of the CPU backend.
+const THREAD: usize = 8 << 10;
 
 /// A pointer that is neither null nor misaligned.
 fn check_pointer<T>(argument: &'static str, pointer: *const T) -> Result<()> {

@@ -2,7 +2,10 @@
 
 use std::ffi::c_char;
 
-use super::{JSON, LAYER, borrow, check_pointer, fill, free, give, guard, refuse, room, slice};
+use super::{
+    JSON, LAYER, borrow, check_pointer, fill, free, give, guard, refuse, room, room_for, slice,
+};
+use crate::rope::MAX_LAYERS;
 use crate::{ModelRope, Pairing, Result, Rope, Scaling};
 
 /// Dimensions `i` and `i + n` turn together ("NeoX", "rotate half"; `LLAMA_ROPE_TYPE_NEOX`).
@@ -24,7 +27,7 @@ pub unsafe extern "C" fn pie_rope_rope_from_config_json(
     let make = || {
         // SAFETY: the caller vouches for a string that ends; null and UTF-8 are checked in `text`.
         let json = unsafe { text("json", json) }?;
-        room(json.len(), JSON)?;
+        room_for(&[(json.len(), JSON), (MAX_LAYERS, LAYER)])?;
         ModelRope::from_config_json(json).map(pie_rope_rope)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -43,7 +46,7 @@ pub unsafe extern "C" fn pie_rope_rope_from_config_json_at(
     let make = || {
         // SAFETY: the caller vouches for a string that ends; null and UTF-8 are checked in `text`.
         let json = unsafe { text("json", json) }?;
-        room(json.len(), JSON)?;
+        room_for(&[(json.len(), JSON), (MAX_LAYERS, LAYER)])?;
         ModelRope::from_config_json_at(json, tokens).map(pie_rope_rope)
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.

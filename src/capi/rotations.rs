@@ -2,7 +2,7 @@
 
 use super::plan::pie_rope_plan;
 use super::rope::pie_rope_rope;
-use super::{LAYER, ROW, borrow, borrow_mut, free, give, guard, room, slice};
+use super::{LAYER, ROW, borrow, borrow_mut, free, give, guard, room, room_for, slice};
 use crate::Rotations;
 
 /// A plan made ready for the kernels, for one model. Made once, used for all of its layers.
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn pie_rope_rotations_select(
         let rotations = unsafe { borrow("rotations", rotations) }?;
         // SAFETY: the caller vouches for so many elements; null, alignment and an impossible length are checked in `slice`.
         let layers = unsafe { slice("layers", layers, layers_len) }?;
-        room(layers.len(), LAYER)?;
+        room(layers.len().saturating_add(layers_of(&rotations.0)), LAYER)?;
         let selected = rotations.0.select(layers.iter().copied());
         selected.map(pie_rope_rotations)
     };
@@ -93,7 +93,10 @@ pub unsafe extern "C" fn pie_rope_rotations_starting_at(
     let make = || {
         // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
-        room(rotations.0.spans().len(), ROW)?;
+        room_for(&[
+            (rotations.0.spans().len(), ROW),
+            (layers_of(&rotations.0), LAYER),
+        ])?;
         Ok(pie_rope_rotations(rotations.0.starting_at(row)))
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
@@ -110,11 +113,19 @@ pub unsafe extern "C" fn pie_rope_rotations_affected_only(
     let make = || {
         // SAFETY: the caller keeps the header's rules for `rotations`; null and alignment are checked in `borrow`.
         let rotations = unsafe { borrow("rotations", rotations) }?;
-        room(rotations.0.spans().len(), ROW)?;
+        room_for(&[
+            (rotations.0.spans().len(), ROW),
+            (layers_of(&rotations.0), LAYER),
+        ])?;
         Ok(pie_rope_rotations(rotations.0.affected_only()))
     };
     // SAFETY: the caller vouches for `out`; null and alignment are checked in `give`.
     unsafe { give(out, make) }
+}
+
+/// Layers and tables, which a copy takes memory for.
+fn layers_of(rotations: &Rotations) -> usize {
+    rotations.layers().unwrap_or(0) + rotations.tables().len()
 }
 
 /// Frees rotations. Null is fine. A CUDA call that was launched with them does not need them.

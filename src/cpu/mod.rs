@@ -11,7 +11,7 @@ pub use layer::{Layer, LayerRef, RawLayer};
 
 use crate::check;
 use crate::rotations::{Table, TurnedSpan};
-use crate::{CacheLayout, Element, Error, KeyLayout, Result, Rotations};
+use crate::{CacheLayout, Element, Error, KeyLayout, Result, Rotations, memory};
 use arch::Kernels;
 use threads::Threads;
 use transfer::{End, Groups, Part, Transfer};
@@ -92,12 +92,22 @@ impl Cpu {
     /// lives as long as the backend does.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `threads` is zero or cannot be had.
+    /// [`Error::Argument`] if `threads` is zero or more than 4096, and [`Error::Limit`] if the system
+    /// does not give as many.
     pub fn with_threads(threads: usize) -> Result<Cpu> {
         Ok(Cpu {
             kernels: Kernels::best(),
             threads: Threads::new(threads)?,
         })
+    }
+
+    #[cfg(feature = "capi")]
+    pub(crate) const MAX_THREADS: usize = threads::MAX_THREADS;
+
+    /// Starts the threads that a call may be spread over, which the first large one would do else.
+    #[cfg(feature = "capi")]
+    pub(crate) fn start(&self) -> Result<()> {
+        self.threads.start()
     }
 
     /// Every instruction set that this build has kernels for, widest first.
@@ -259,8 +269,7 @@ impl Cpu {
             ..span
         });
         // SAFETY: `check` has passed; the caller answers for the memory.
-        unsafe { self.in_pieces(transfers, in_place) };
-        Ok(())
+        unsafe { self.in_pieces(transfers, in_place) }
     }
 
     /// [`splice`](Cpu::splice) by address.
@@ -287,6 +296,7 @@ impl Cpu {
             return Ok(());
         }
         let transfers = self.transfers(rotations, (layout, layers), (layout, layers));
+        self.room_for_groups(&transfers)?;
         let lanes = lanes(&transfers, self.threads());
         let bytes = bytes(&transfers, spans.iter().map(|span| span.len).sum());
         self.threads.run(lanes.len(), bytes, |lane| {
@@ -335,8 +345,7 @@ impl Cpu {
         )?;
         let transfers = self.transfers(rotations, src, dst);
         // SAFETY: `check` has passed; the caller answers for the memory.
-        unsafe { self.in_pieces(transfers, rotations.spans().iter().copied()) };
-        Ok(())
+        unsafe { self.in_pieces(transfers, rotations.spans().iter().copied()) }
     }
 }
 
@@ -374,14 +383,14 @@ impl Cpu {
         &self,
         transfers: Vec<Transfer<'_>>,
         spans: impl Iterator<Item = TurnedSpan>,
-    ) {
+    ) -> Result<()> {
         let Some(first) = transfers.first() else {
-            return;
+            return Ok(());
         };
         let layout = first.dst.layout;
         let spans: Vec<_> = spans.collect();
         if spans.is_empty() {
-            return;
+            return Ok(());
         }
         // Rows with an angle each: fetching it is worth more than a long stream of one head.
         let row_by_row = |transfer: &Transfer<'_>| transfer.table.is_some_and(Table::is_row_by_row);
@@ -393,13 +402,13 @@ impl Cpu {
         // All transfers share the pieces: sized for the keys, fine for the values.
         let row_bytes = first.row_bytes(heads);
         let rows = (PIECE / row_bytes.max(1)).max(1);
-        let pieces: Vec<(TurnedSpan, Range<usize>)> = spans
-            .into_iter()
-            .flat_map(|span| {
-                let pieces = (0..span.len).step_by(rows);
-                pieces.map(move |start| (span, start..(start + rows).min(span.len)))
-            })
-            .collect();
+        let number = spans.iter().map(|span| span.len.div_ceil(rows)).sum();
+        let mut pieces: Vec<(TurnedSpan, Range<usize>)> = memory::list(number)?;
+        pieces.extend(spans.into_iter().flat_map(|span| {
+            let pieces = (0..span.len).step_by(rows);
+            pieces.map(move |start| (span, start..(start + rows).min(span.len)))
+        }));
+        self.room_for_groups(&transfers)?;
         let parts: Vec<Vec<Part>> = transfers
             .iter()
             .map(|t| parts(t.dst.layout, heads))
@@ -422,6 +431,19 @@ impl Cpu {
             // SAFETY: passed on. Tasks differ in the buffer, the heads or the rows.
             unsafe { transfers[index].span(span, rows.clone(), part, &mut Groups::default()) };
         });
+        Ok(())
+    }
+
+    /// Whether there is memory for what each thread lays out for keys that are cut into packs. Asked for before anything
+    /// is written.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    fn room_for_groups(&self, transfers: &[Transfer<'_>]) -> Result<()> {
+        match transfers.iter().map(Transfer::groups).max() {
+            None | Some(0) => Ok(()),
+            Some(bytes) => memory::room(bytes.saturating_mul(self.threads())),
+        }
     }
 }
 

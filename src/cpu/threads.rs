@@ -6,8 +6,8 @@ use crate::{Error, Result};
 #[cfg(feature = "rayon")]
 const WORTH_SPREADING: usize = 512 << 10;
 
-/// More threads than any machine's cores; a pool of so many would take minutes to start.
-const MANY: usize = 4097;
+/// More than any machine's cores; a pool of more would take minutes to start.
+pub(super) const MAX_THREADS: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) enum Threads {
@@ -31,7 +31,9 @@ impl Threads {
         };
         match threads {
             0 => Err(refused("at least one is needed".into())),
-            MANY.. => Err(refused(format!("{threads} are more than {}", MANY - 1))),
+            _ if threads > MAX_THREADS => {
+                Err(refused(format!("{threads} are more than {MAX_THREADS}")))
+            }
             1 => Ok(Threads::One),
             #[cfg(feature = "rayon")]
             _ => rayon::ThreadPoolBuilder::new()
@@ -39,10 +41,27 @@ impl Threads {
                 .thread_name(|index| format!("pie-rope-{index}"))
                 .build()
                 .map(Threads::Own)
-                .map_err(|error| refused(error.to_string())),
+                .map_err(|error| Error::Limit(format!("{threads} threads: {error}"))),
             #[cfg(not(feature = "rayon"))]
             _ => Err(refused("more than one needs the feature `rayon`".into())),
         }
+    }
+
+    /// Starts rayon's global pool if it is to be used and nobody has yet. Else the first large call does.
+    #[cfg(feature = "capi")]
+    pub(super) fn start(&self) -> Result<()> {
+        #[cfg(feature = "rayon")]
+        if matches!(self, Threads::Shared) {
+            use std::error::Error as _;
+            match rayon::ThreadPoolBuilder::new().build_global() {
+                // The system's reason. Without one, the pool is there already.
+                Err(error) if error.source().is_some() => {
+                    return Err(Error::Limit(format!("a thread for each core: {error}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn count(&self) -> usize {

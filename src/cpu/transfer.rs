@@ -124,7 +124,7 @@ impl Transfer<'_> {
             return;
         }
         let (src, dst) = (self.src.layout, self.dst.layout);
-        let packed = src.packs.len > 1 || dst.packs.len > 1;
+        let packed = self.packed();
         let backwards = self.moves && span.dst > span.src;
         let tile = self.tile(packed, part.heads.len(), angles);
         if let Some(angles) = angles.filter(|_| packed) {
@@ -164,6 +164,19 @@ impl Transfer<'_> {
                 }
             }
         }
+    }
+
+    /// Whether head vectors are cut into packs, here or there.
+    fn packed(&self) -> bool {
+        self.src.layout.packs.len > 1 || self.dst.layout.packs.len > 1
+    }
+
+    /// Bytes that a thread's [`Groups`] for it take at most.
+    pub(super) fn groups(&self) -> usize {
+        let table = self.table.filter(|_| self.packed());
+        table.map_or(0, |table| {
+            Groups::bytes(self.dst.layout, table.rope().pairs())
+        })
     }
 
     /// Rows that are passed over together; all of them where one pass does everything.
@@ -445,6 +458,12 @@ impl Group {
 }
 
 impl Groups {
+    /// Bytes that they take at most, while their lists grow.
+    fn bytes(layout: &KeyLayout<'_>, pairs: usize) -> usize {
+        let stretch = STRETCH.min(layout.rows.len);
+        3 * pairs * (size_of::<Group>() + 2 * size_of::<f32>() * stretch)
+    }
+
     /// For rows of `layout` that turn by `angles`, and `rows` of them at most.
     fn lay_out(&mut self, layout: &KeyLayout<'_>, angles: Angles<'_>, rows: usize) {
         let rope = angles.table.rope();

@@ -8,8 +8,10 @@ mod scaling;
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
+#[cfg(feature = "capi")]
+pub(crate) use config::MAX_LAYERS;
 pub use model::ModelRope;
 pub use scaling::Scaling;
 
@@ -92,6 +94,8 @@ impl Rope {
                 "rotary_dim {rotary_dim} is odd, and components turn in pairs"
             )));
         }
+        // Two lists of them, one after the other.
+        memory::room(rotary_dim.min(Rope::MAX_ROTARY_DIM) * size_of::<f64>())?;
         Rope::from_inv_freq(scaling.inv_freq(theta, rotary_dim, tokens)?)
     }
 

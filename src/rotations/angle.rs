@@ -133,7 +133,7 @@ impl Runs {
         let stretches =
             |span: &Span| (first(span) + span.len - 1) / STRIDE - first(span) / STRIDE + 1;
         let mut pieces = memory::list(spans.iter().map(stretches).sum())?;
-        let mut row = 0;
+        let mut rows = 0;
         for span in spans {
             let (mut position, end) = (first(span), first(span) + span.len);
             while position < end {
@@ -142,11 +142,11 @@ impl Runs {
                 pieces.push(Piece {
                     delta: span.delta(),
                     stretch: stretch as u32,
-                    row,
+                    row: rows,
                     within: within as u8,
                     len: len as u8,
                 });
-                row += len as u32;
+                rows += len as u32;
                 position += len;
             }
         }
@@ -154,7 +154,7 @@ impl Runs {
         let shared = pieces.chunk_by(Piece::shares).count();
         Ok(Runs {
             pieces,
-            share: row as usize > shared + STRIDE,
+            share: rows as usize > shared + STRIDE,
         })
     }
 
@@ -189,20 +189,20 @@ impl Runs {
             let step = step as i32;
             rotation(small, (old, step), (new, step));
         }
-        for pieces in self.pieces.chunk_by(Piece::shares) {
-            if let [piece] = pieces
+        for sharing in self.pieces.chunk_by(Piece::shares) {
+            if let [piece] = sharing
                 && piece.len == 1
             {
                 by_itself(rows, piece);
                 continue;
             }
-            let (from, to) = pieces[0].at(0);
+            let (from, to) = sharing[0].at(0);
             rotation(base, (old, from), (new, to));
-            for piece in pieces {
+            for piece in sharing {
                 let rows = rows[piece.row as usize * width..].chunks_exact_mut(width);
                 let small = small[usize::from(piece.within) * width..].chunks_exact(width);
-                for (row, small) in rows.zip(small).take(usize::from(piece.len)) {
-                    compose(row, base, small);
+                for (to, small) in rows.zip(small).take(usize::from(piece.len)) {
+                    compose(to, base, small);
                 }
             }
         }

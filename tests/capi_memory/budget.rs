@@ -94,6 +94,25 @@ static LIMITED: Limited = Limited;
 /// What the text of the last error may take, which stays.
 const TEXT: usize = 1 << 10;
 
+/// A call with so many bytes. Its status, each peak of what it takes, and the last of them.
+fn with(budget: isize, call: &dyn Fn() -> i32) -> (i32, Vec<isize>, isize) {
+    let before = LIVE.get();
+    PEAK.set(before);
+    LEN.set(0);
+    SEEN.set(0);
+    EVERY.set(1);
+    BUDGET.set(before.saturating_add(budget));
+    let status = call();
+    BUDGET.set(isize::MAX);
+    // What is taken from here on is no peak.
+    let most = PEAK.replace(isize::MAX) - before;
+    let peaks = |known: &[Cell<isize>; PEAKS]| {
+        let known = known[..LEN.get()].iter();
+        known.map(|live| live.get() - before).collect()
+    };
+    (status, KNOWN.with(peaks), most)
+}
+
 /// A call that succeeds, under budgets: none; for each peak of what it takes, one byte less; and all of it.
 pub fn run(name: &str, call: &dyn Fn() -> i32) {
     returns(OK, name, call);
@@ -101,33 +120,24 @@ pub fn run(name: &str, call: &dyn Fn() -> i32) {
 
 /// [`run`] for a call that returns some status where there is memory.
 pub fn returns(expected: i32, name: &str, call: &dyn Fn() -> i32) {
-    let with = |budget: isize| {
+    gives_back_elsewhere(expected, name, &|| {
         let before = LIVE.get();
-        PEAK.set(before);
-        LEN.set(0);
-        SEEN.set(0);
-        EVERY.set(1);
-        BUDGET.set(before.saturating_add(budget));
         let status = call();
-        BUDGET.set(isize::MAX);
-        let most = PEAK.replace(isize::MAX) - before;
-        assert!(
-            (LIVE.get() - before).unsigned_abs() < TEXT,
-            "{name}: what is made is freed"
-        );
-        let known = |known: &[Cell<isize>; PEAKS]| -> Vec<isize> {
-            let known = known[..LEN.get()].iter();
-            known.map(|live| live.get() - before).collect()
-        };
-        (status, KNOWN.with(known), most)
-    };
-    let (status, peaks, most) = with(isize::MAX);
+        let left = LIVE.get() - before;
+        assert!(left.unsigned_abs() < TEXT, "{name}: what is made is freed");
+        status
+    });
+}
+
+/// [`returns`] for a call whose memory other threads give back, some of it.
+pub fn gives_back_elsewhere(expected: i32, name: &str, call: &dyn Fn() -> i32) {
+    let (status, peaks, most) = with(isize::MAX, call);
     assert_eq!(status, expected, "{name}");
     println!("{name}: {most} bytes, {} peaks", peaks.len());
-    assert_eq!(with(0).0, OUT_OF_MEMORY, "{name}");
+    assert_eq!(with(0, call).0, OUT_OF_MEMORY, "{name}");
     let mut refused = 0;
     for peak in peaks {
-        let (status, ..) = with(peak - 1);
+        let status = with(peak - 1, call).0;
         assert!(
             [expected, OUT_OF_MEMORY].contains(&status),
             "{name}: {status}"
@@ -135,5 +145,5 @@ pub fn returns(expected: i32, name: &str, call: &dyn Fn() -> i32) {
         refused += usize::from(status == OUT_OF_MEMORY);
     }
     assert!(refused > 0, "{name}: nothing was refused");
-    assert_eq!(with(most).0, expected, "{name}");
+    assert_eq!(with(most, call).0, expected, "{name}");
 }

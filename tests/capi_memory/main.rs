@@ -1,7 +1,7 @@
 //! The C ABI where memory runs out: an error, never the end of the process.
 //!
-//! An allocator refuses a thread what is past its budget, however small. Calls are made with budgets at which one
-//! allocation after the other is the first that is refused.
+//! An allocator refuses a thread what is past its budget, however small. Whenever a call takes more than it has taken
+//! before, it is made again with a byte less than that.
 
 mod budget;
 #[cfg(feature = "cuda")]
@@ -10,10 +10,11 @@ mod cuda;
 use std::ffi::{CString, c_char};
 use std::ptr::{null, null_mut};
 
-use budget::{returns, run};
+use budget::{gives_back_elsewhere, returns, run};
 use pie_rope as _;
 
 const OK: i32 = 0;
+const ARGUMENT: i32 = 1;
 const CONFIG: i32 = 3;
 const PLAN: i32 = 5;
 const OUT_OF_MEMORY: i32 = 9;
@@ -124,6 +125,31 @@ unsafe extern "C" {
         layers: usize,
         out: *mut Handle,
     ) -> i32;
+    fn pie_rope_rope_from_yarn(
+        theta: f64,
+        rotary_dim: usize,
+        factor: f64,
+        context: usize,
+        beta_fast: f64,
+        beta_slow: f64,
+        pairing: i32,
+        offset: usize,
+        layers: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_rope_from_inv_freq(
+        inv_freq: *const f64,
+        pairs: usize,
+        pairing: i32,
+        offset: usize,
+        layers: usize,
+        out: *mut Handle,
+    ) -> i32;
+    fn pie_rope_rope_from_config_json_at(
+        json: *const c_char,
+        tokens: usize,
+        out: *mut Handle,
+    ) -> i32;
     fn pie_rope_rope_from_layers(layers: *const Handle, len: usize, out: *mut Handle) -> i32;
     fn pie_rope_rope_free(rope: Handle);
     fn pie_rope_rope_with_pairing(rope: Handle, pairing: i32, out: *mut Handle) -> i32;
@@ -148,6 +174,30 @@ unsafe extern "C" {
         dim: usize,
         layout: *mut CacheLayout,
     ) -> i32;
+    fn pie_rope_layout_nhd(
+        element: i32,
+        blocks: usize,
+        block: usize,
+        heads: usize,
+        dim: usize,
+        layout: *mut CacheLayout,
+    ) -> i32;
+    fn pie_rope_layout_transposed(
+        element: i32,
+        heads: usize,
+        dim: usize,
+        rows: usize,
+        layout: *mut CacheLayout,
+    ) -> i32;
+    fn pie_rope_layout_x_packed(
+        element: i32,
+        blocks: usize,
+        heads: usize,
+        packs: usize,
+        block: usize,
+        x: usize,
+        layout: *mut CacheLayout,
+    ) -> i32;
     fn pie_rope_cpu_new(threads: usize, out: *mut Handle) -> i32;
     fn pie_rope_cpu_rotate(cpu: Handle, rotations: Handle, cache: *const Cache) -> i32;
     fn pie_rope_cpu_splice(cpu: Handle, rotations: Handle, cache: *const Cache) -> i32;
@@ -156,6 +206,13 @@ unsafe extern "C" {
         rotations: Handle,
         src: *const Cache,
         dst: *const Cache,
+    ) -> i32;
+    fn pie_rope_cpu_copy_within(
+        cpu: Handle,
+        rotations: Handle,
+        cache: *const Cache,
+        keys: *const CacheLayout,
+        values: *const CacheLayout,
     ) -> i32;
     fn pie_rope_cpu_free(cpu: Handle);
 }
@@ -360,67 +417,308 @@ fn what_is_made_of_plans_and_ropes() {
     }
 }
 
+/// Ropes whose memory is their frequencies, not their layers; and configs whose memory is not their text.
+#[test]
+fn wide_ropes_and_odd_configs() {
+    let made_rope = |name: &str, call: &dyn Fn(*mut Handle) -> i32| {
+        made(name, pie_rope_rope_free, call);
+    };
+    let frequencies = vec![0.5; 30_000];
+    // SAFETY: of all, this test made the arrays, of the lengths that it gives, and `out` is a place to write to.
+    unsafe {
+        made_rope("theta", &|out| {
+            pie_rope_rope_from_theta(1e4, 65_536, 0, 0, 1, out)
+        });
+        made_rope("yarn", &|out| {
+            pie_rope_rope_from_yarn(1e4, 65_536, 4.0, 4096, 32.0, 1.0, 0, 0, 1, out)
+        });
+        made_rope("frequencies", &|out| {
+            pie_rope_rope_from_inv_freq(frequencies.as_ptr(), 30_000, 0, 0, 1, out)
+        });
+        let llama = r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2"#;
+        let objects = r#"{"":0},"#.repeat(20_000);
+        let nested = r#"{"":{"":{"":{"":{"":{"":1}}}}}},"#.repeat(4000);
+        let factors = "1.5,".repeat(1023);
+        let long = r#""max_position_embeddings": 9999, "original_max_position_embeddings": 4096"#;
+        for (name, json) in [
+            ("objects", format!(r#"{llama}, "o": [{objects}0]}}"#)),
+            ("nested objects", format!(r#"{llama}, "o": [{nested}0]}}"#)),
+            (
+                "layers",
+                r#"{"model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 1, "head_dim": 64,
+                    "num_hidden_layers": 1024}"#
+                    .into(),
+            ),
+            ("a wide head", format!(r#"{llama}, "head_dim": 4096}}"#)),
+            (
+                "long and short factors",
+                format!(
+                    r#"{{"model_type": "phi3", "hidden_size": 2048, "num_attention_heads": 1,
+                    "num_hidden_layers": 100, {long}, "rope_scaling": {{"type": "longrope",
+                    "short_factor": [{factors}2], "long_factor": [{factors}2]}}}}"#
+                ),
+            ),
+        ] {
+            let json = CString::new(json).unwrap();
+            made_rope(name, &|out| {
+                pie_rope_rope_from_config_json_at(json.as_ptr(), 5000, out)
+            });
+        }
+    }
+}
+
+/// Models whose layers have a rope each, in numbers at which lists that grow are largest.
+#[test]
+fn ropes_of_their_own() {
+    let one = Edit {
+        struct_size: size_of::<Edit>(),
+        start: 1,
+        end: 1,
+        inserted: 1,
+    };
+    for layers in [1000, 1793, 2000, 3585] {
+        // SAFETY: of all, this test made the arrays and the handles, frees each once, and `out` is a place to write to.
+        unsafe {
+            let plan = make(|out| pie_rope_plan_from_edits(0, 3, &one, 1, out));
+            let models = [1e4, 1e6].map(|theta| {
+                let rope = |layer| {
+                    let theta = theta + layer as f64;
+                    make(|out| pie_rope_rope_from_theta(theta, 4, 0, 0, layers, out))
+                };
+                let ropes: Vec<Handle> = (0..layers).map(rope).collect();
+                made("layers", pie_rope_rope_free, &|out| {
+                    pie_rope_rope_from_layers(ropes.as_ptr(), layers, out)
+                });
+                let model = make(|out| pie_rope_rope_from_layers(ropes.as_ptr(), layers, out));
+                ropes.into_iter().for_each(|rope| pie_rope_rope_free(rope));
+                model
+            });
+            let [old, new] = models;
+            made("other pairs", pie_rope_rope_free, &|out| {
+                pie_rope_rope_with_pairing(old, 1, out)
+            });
+            made("another offset", pie_rope_rope_free, &|out| {
+                pie_rope_rope_with_offset(old, 8, out)
+            });
+            let rotations = |name: &str, call: &dyn Fn(*mut Handle) -> i32| {
+                let name = format!("{name}, {layers} ropes");
+                made(&name, pie_rope_rotations_free, call);
+            };
+            rotations("rotations", &|out| pie_rope_rotations_new(plan, old, out));
+            rotations("between", &|out| {
+                pie_rope_rotations_between(plan, old, new, out)
+            });
+            for of in [old, new] {
+                let all = make(|out| pie_rope_rotations_between(plan, old, of, out));
+                rotations("starting at a row", &|out| {
+                    pie_rope_rotations_starting_at(all, 1, out)
+                });
+                rotations("affected only", &|out| {
+                    pie_rope_rotations_affected_only(all, out)
+                });
+                let which: Vec<usize> = (0..layers).rev().collect();
+                for len in [1, layers] {
+                    rotations("selected", &|out| {
+                        pie_rope_rotations_select(all, which.as_ptr(), len, out)
+                    });
+                }
+                pie_rope_rotations_free(all);
+            }
+            pie_rope_plan_free(plan);
+            pie_rope_rope_free(old);
+            pie_rope_rope_free(new);
+        }
+    }
+}
+
+#[test]
+fn threads() {
+    for threads in [1, 2, 40] {
+        let expected = if threads == 1 || cfg!(feature = "rayon") {
+            OK
+        } else {
+            ARGUMENT
+        };
+        gives_back_elsewhere(expected, &format!("{threads} threads"), &|| {
+            let mut out = null_mut();
+            // SAFETY: `out` is a place to write to; what is made is freed once.
+            unsafe {
+                let status = pie_rope_cpu_new(threads, &mut out);
+                pie_rope_cpu_free(out);
+                status
+            }
+        });
+    }
+}
+
 /// What a verb takes is freed when it returns: nothing is made. On one thread, which is the one that is counted.
 #[test]
 fn verbs() {
-    let edits = edits(2000);
-    let rows = 10_000;
-    // SAFETY: of all, this test made arrays, handles and buffers, of the lengths that it gives, and frees each once.
+    let few = [Edit {
+        struct_size: size_of::<Edit>(),
+        start: 1,
+        end: 1,
+        inserted: 1,
+    }];
+    let many = edits(2000);
+    let bhsd = |heads, rows, dim| {
+        move |layout: *mut _| {
+            // SAFETY: the caller's, who says its size.
+            unsafe { pie_rope_layout_bhsd(0, 1, heads, rows, dim, layout) }
+        }
+    };
+    // SAFETY: as above.
+    let transposed = |layout: *mut _| unsafe { pie_rope_layout_transposed(0, 1, 4096, 64, layout) };
+    // SAFETY: as above.
+    let x_packed =
+        |layout: *mut _| unsafe { pie_rope_layout_x_packed(0, 64, 2, 128, 64, 4, layout) };
+    let small = (3, 4, &few[..]);
+    // Rows in order, of which many are spans.
+    let long = (8000, 9999, &many[..]);
+    // Rows before and after, and the edits; heads by elements of a head; layers.
+    verbs_on(
+        "many spans",
+        long,
+        &bhsd(8, 10_000, 4),
+        8 * 10_000 * 4,
+        4,
+        2,
+    );
+    verbs_on("many layers", small, &bhsd(2, 4, 4), 2 * 4 * 4, 4, 5000);
+    verbs_on("many heads", small, &bhsd(3000, 4, 4), 3000 * 4 * 4, 4, 2);
+    verbs_on(
+        "many of all",
+        long,
+        &bhsd(40, 10_000, 4),
+        40 * 10_000 * 4,
+        4,
+        40,
+    );
+    let rows = 400_000;
+    let long_span = (rows - 1, rows, &few[..]);
+    verbs_on("many rows", long_span, &bhsd(1, rows, 4), rows * 4, 4, 1);
+    let of_block = (60, 61, &few[..]);
+    verbs_on("transposed", of_block, &transposed, 4096 * 64, 4096, 1);
+    let of_blocks = (4000, 4001, &few[..]);
+    verbs_on("packs", of_blocks, &x_packed, 64 * 2 * 128 * 64 * 4, 512, 1);
+}
+
+fn verbs_on(
+    name: &str,
+    (old, new, edits): (usize, usize, &[Edit]),
+    layout: &dyn Fn(*mut CacheLayout) -> i32,
+    len: usize,
+    dim: usize,
+    layers: usize,
+) {
+    let of = |buffers: &mut [f32]| -> Vec<Layer> {
+        let layer = |both: &mut [f32]| {
+            let (keys, values) = both.split_at_mut(len);
+            Layer {
+                struct_size: size_of::<Layer>(),
+                keys: keys.as_mut_ptr(),
+                keys_len: len,
+                values: values.as_mut_ptr(),
+                values_len: len,
+            }
+        };
+        buffers.chunks_mut(2 * len).map(layer).collect()
+    };
+    let buffers = || vec![1.0f32; 2 * layers * len];
+    let (mut one, mut two) = (buffers(), buffers());
+    let (one, two) = (of(&mut one), of(&mut two));
+    let mut rows = CacheLayout {
+        struct_size: size_of::<CacheLayout>(),
+        rest: [0; 15],
+    };
+    assert_eq!(layout(&mut rows), OK);
+    let cache = |layers: &[Layer]| Cache {
+        struct_size: size_of::<Cache>(),
+        keys: &rows,
+        values: &rows,
+        layers: layers.as_ptr(),
+        layers_len: layers.len(),
+    };
+    let (one, two) = (cache(&one), cache(&two));
+    // SAFETY: of all, this function made arrays, handles and buffers, of the lengths that it gives, and frees each once.
     unsafe {
         let cpu = make(|out| pie_rope_cpu_new(1, out));
-        let plan = make(|out| pie_rope_plan_from_edits(0, 8000, edits.as_ptr(), edits.len(), out));
-        // Many spans of many heads in few layers, and few of many layers.
-        for (heads, layers, spans) in [(8, 2, 2000), (2, 5000, 1), (3000, 2, 1)] {
-            let few = Edit {
-                struct_size: size_of::<Edit>(),
-                start: 1,
-                end: 1,
-                inserted: 1,
-            };
-            let few = make(|out| pie_rope_plan_from_edits(0, 3, &few, 1, out));
-            let (plan, rows) = if spans > 1 { (plan, rows) } else { (few, 4) };
-            let rope = make(|out| pie_rope_rope_from_theta(1e4, 4, 0, 0, layers, out));
-            let rotations = make(|out| pie_rope_rotations_new(plan, rope, out));
-            let mut layout = CacheLayout {
-                struct_size: size_of::<CacheLayout>(),
-                rest: [0; 15],
-            };
-            assert_eq!(pie_rope_layout_bhsd(0, 1, heads, rows, 4, &mut layout), OK);
-            let len = heads * rows * 4;
-            let buffers = || vec![1.0f32; 2 * layers * len];
-            let (mut one, mut two) = (buffers(), buffers());
-            let of = |buffers: &mut [f32]| -> Vec<Layer> {
-                let layer = |both: &mut [f32]| {
-                    let (keys, values) = both.split_at_mut(len);
-                    Layer {
-                        struct_size: size_of::<Layer>(),
-                        keys: keys.as_mut_ptr(),
-                        keys_len: len,
-                        values: values.as_mut_ptr(),
-                        values_len: len,
-                    }
-                };
-                buffers.chunks_mut(2 * len).map(layer).collect()
-            };
-            let (one, two) = (of(&mut one), of(&mut two));
-            let cache = |layers: &[Layer]| Cache {
-                struct_size: size_of::<Cache>(),
-                keys: &layout,
-                values: &layout,
-                layers: layers.as_ptr(),
-                layers_len: layers.len(),
-            };
-            let (one, two) = (cache(&one), cache(&two));
-            let verb = |name: &str, call: &dyn Fn() -> i32| {
-                run(&format!("{name}, {heads} heads, {layers} layers"), call);
+        let plan = make(|out| pie_rope_plan_from_edits(0, old, edits.as_ptr(), edits.len(), out));
+        let mut size = [0; 2];
+        assert_eq!(pie_rope_plan_rows(plan, &mut size[0], &mut size[1]), OK);
+        assert!(size[1] <= new, "{name}: {size:?}");
+        let ropes = [1e4, 1e6]
+            .map(|theta| make(|out| pie_rope_rope_from_theta(theta, dim, 0, 0, layers, out)));
+        for (angles, to) in [("", 0), (", an angle for each row", 1)] {
+            let rotations = make(|out| pie_rope_rotations_between(plan, ropes[0], ropes[to], out));
+            let verb = |verb: &str, call: &dyn Fn() -> i32| {
+                run(&format!("{verb}, {name}{angles}"), call);
             };
             verb("rotate", &|| pie_rope_cpu_rotate(cpu, rotations, &one));
             verb("splice", &|| pie_rope_cpu_splice(cpu, rotations, &one));
             verb("copy", &|| pie_rope_cpu_copy(cpu, rotations, &one, &two));
             pie_rope_rotations_free(rotations);
-            pie_rope_rope_free(rope);
-            pie_rope_plan_free(few);
         }
+        ropes.into_iter().for_each(|rope| pie_rope_rope_free(rope));
+        pie_rope_plan_free(plan);
+        pie_rope_cpu_free(cpu);
+    }
+}
+
+/// Pages by a table, and from one table to another.
+#[test]
+fn pages() {
+    let edits = edits(500);
+    let (rows, block) = (2500, 1);
+    let tables =
+        [0, rows as u32].map(|first| (first..first + rows as u32).rev().collect::<Vec<_>>());
+    let layouts = tables.each_ref().map(|table| {
+        let mut layout = CacheLayout {
+            struct_size: size_of::<CacheLayout>(),
+            rest: [0; 15],
+        };
+        // SAFETY: a local, of the size that it says.
+        let status = unsafe { pie_rope_layout_nhd(0, 2 * rows, block, 2, 8, &mut layout) };
+        assert_eq!(status, OK);
+        // Its last two members.
+        layout.rest[13] = table.as_ptr() as usize;
+        layout.rest[14] = table.len();
+        layout
+    });
+    let len = 2 * rows * 2 * 8;
+    let (mut keys, mut values) = (vec![1.0f32; len], vec![1.0f32; len]);
+    let layer = Layer {
+        struct_size: size_of::<Layer>(),
+        keys: keys.as_mut_ptr(),
+        keys_len: len,
+        values: values.as_mut_ptr(),
+        values_len: len,
+    };
+    let cache = Cache {
+        struct_size: size_of::<Cache>(),
+        keys: &layouts[0],
+        values: &layouts[0],
+        layers: &layer,
+        layers_len: 1,
+    };
+    let to = &layouts[1];
+    // SAFETY: of all, this test made arrays, handles and buffers, of the lengths that it gives, and frees each once.
+    unsafe {
+        let cpu = make(|out| pie_rope_cpu_new(1, out));
+        let plan = make(|out| pie_rope_plan_from_edits(0, 2000, edits.as_ptr(), 500, out));
+        let rope = make(|out| pie_rope_rope_from_theta(1e4, 8, 0, 0, 1, out));
+        let rotations = make(|out| pie_rope_rotations_new(plan, rope, out));
+        run("rotate pages", &|| {
+            pie_rope_cpu_rotate(cpu, rotations, &cache)
+        });
+        run("splice pages", &|| {
+            pie_rope_cpu_splice(cpu, rotations, &cache)
+        });
+        run("copy to other pages", &|| {
+            pie_rope_cpu_copy_within(cpu, rotations, &cache, to, to)
+        });
+        pie_rope_rotations_free(rotations);
+        pie_rope_rope_free(rope);
         pie_rope_plan_free(plan);
         pie_rope_cpu_free(cpu);
     }

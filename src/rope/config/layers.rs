@@ -42,7 +42,7 @@ pub(super) enum Which {
 
 /// No model comes near: published ones have up to 126 layers, merges of them a few hundred. More
 /// would be a damaged file; and each may have a rope of its own.
-pub(super) const MAX_LAYERS: usize = 1 << 10;
+pub(crate) const MAX_LAYERS: usize = 1 << 10;
 
 /// Every layer of the cache, in order.
 pub(super) fn layers(config: &Section<'_>, model: &ModelType) -> Result<Vec<Layer>> {

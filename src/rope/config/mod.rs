@@ -14,6 +14,8 @@ use serde_json::Value;
 
 use super::ModelRope;
 use crate::{Error, Result};
+#[cfg(feature = "capi")]
+pub(crate) use layers::MAX_LAYERS;
 use model_types::ModelType;
 use parameters::Parameters;
 use section::Section;
