@@ -5,4 +5,4 @@ mod source;
 mod watch;
 
 pub use source::{Noise, Source};
-pub use watch::{Limits, live, watch};
+pub use watch::{Limits, live, starve, watch};

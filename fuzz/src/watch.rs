@@ -83,6 +83,16 @@ pub fn live() -> usize {
     LIVE.load(Relaxed)
 }
 
+/// As [`watch`], with so little memory that the call may have to do without. It gets no more for small things.
+pub fn starve<T>(memory: usize, call: impl FnOnce() -> T) -> T {
+    CEILING.store(live() + memory, Relaxed);
+    CEILING_OF_SMALL.store(live() + memory, Relaxed);
+    let made = call();
+    CEILING.store(usize::MAX, Relaxed);
+    CEILING_OF_SMALL.store(usize::MAX, Relaxed);
+    made
+}
+
 /// Makes a call within limits.
 ///
 /// # Panics

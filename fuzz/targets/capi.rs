@@ -1,16 +1,17 @@
 //! Any sequence of calls of the C ABI that keeps the header's rules, right arguments and wrong ones mixed. A call
 //! works, or says what is wrong and has written nothing; none aborts, panics, keeps memory, or takes more of it, or of
-//! time, than its arguments account for.
+//! time, than its arguments account for. Where there is little memory it says so.
 
 #![no_main]
 
 use std::ffi::{CStr, CString, c_void};
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use pie_rope_fuzz::header::*;
-use pie_rope_fuzz::{Limits, Source, live, watch};
+use pie_rope_fuzz::{Limits, Source, live, starve, watch};
 
 /// What is given to a call is some KiB, so that 32 MiB are tables of ropes of the greatest width. More is to be
 /// refused: allocations past it fail.
@@ -24,6 +25,8 @@ const KEPT: usize = 6;
 const CALLS: usize = 40;
 
 fuzz_target!(|data: &[u8]| {
+    let sum = |sum: u64, &byte: &u8| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    RANDOM.store(data.iter().fold(0, sum), Relaxed);
     let mut source = Source::new(data);
     // The last error's text is the thread's: the same before and after.
     let settle = || unsafe { pie_rope_rope_layers(null(), null_mut()) };
@@ -73,9 +76,35 @@ impl Handles {
     }
 }
 
+/// What the next call has of memory, where it is little: one in four has up to a MiB, small amounts as often as large
+/// ones. Follows from the input, but takes none of it.
+fn little_memory() -> Option<usize> {
+    let random = RANDOM
+        .fetch_add(1, Relaxed)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let random = (random ^ random >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 16;
+    let most = 1usize << (random >> 8 & 15) << 5;
+    (random & 3 == 0).then(|| (random >> 16) as usize % most)
+}
+
+static RANDOM: AtomicU64 = AtomicU64::new(0);
+
 /// A call within limits, whose status is one that there is.
 fn status(what: &str, call: impl FnOnce() -> i32) -> bool {
-    let status = watch(what, LIMITS, call);
+    heard(what, watch(what, LIMITS, call))
+}
+
+/// [`status`] of a call that may have little memory.
+fn starved(what: &str, call: impl FnOnce() -> i32) -> bool {
+    let status = match little_memory() {
+        Some(memory) => starve(memory, call),
+        None => watch(what, LIMITS, call),
+    };
+    heard(what, status)
+}
+
+/// Whether a status says that a call has worked. If not, there is a text.
+fn heard(what: &str, status: i32) -> bool {
     if status == PIE_ROPE_OK {
         return true;
     }
@@ -107,7 +136,7 @@ fn make<T>(
         255 => made.as_mut_ptr().wrapping_byte_add(1),
         _ => made.as_mut_ptr(),
     };
-    if status(what, || call(out)) {
+    if starved(what, || call(out)) {
         assert!(out == made.as_mut_ptr(), "{what} takes a wrong `out`");
         assert!(made[0] != nothing && made[0].is_aligned() && !made[0].is_null());
         if kept.len() == KEPT {
@@ -565,7 +594,7 @@ fn rotations(source: &mut Source, handles: &mut Handles) {
         }
         3 => {
             let rotations = handle(source, kept).cast_mut();
-            status("rotations_update", || unsafe {
+            starved("rotations_update", || unsafe {
                 pie_rope_rotations_update(rotations, plan)
             });
         }
@@ -874,14 +903,14 @@ fn verb(source: &mut Source, handles: &mut Handles) {
     // SAFETY: as in `rope`; buffers are as long as they are said to be, or all that the layout names in them is there.
     match source.number(0..=3) {
         0 => {
-            if !status("cpu_rotate", || unsafe {
+            if !starved("cpu_rotate", || unsafe {
                 pie_rope_cpu_rotate(cpu, rotations, at)
             }) {
                 cache.check_unwritten("cpu_rotate");
             }
         }
         1 => {
-            if !status("cpu_splice", || unsafe {
+            if !starved("cpu_splice", || unsafe {
                 pie_rope_cpu_splice(cpu, rotations, at)
             }) {
                 cache.check_unwritten("cpu_splice");
@@ -895,7 +924,7 @@ fn verb(source: &mut Source, handles: &mut Handles) {
                 other.raw(source)
             };
             let dst = pointer(source, &dst);
-            let worked = status("cpu_copy", || unsafe {
+            let worked = starved("cpu_copy", || unsafe {
                 pie_rope_cpu_copy(cpu, rotations, at, dst)
             });
             if !worked {
@@ -929,7 +958,7 @@ fn verb(source: &mut Source, handles: &mut Handles) {
             } else {
                 null()
             };
-            let worked = status("cpu_copy_within", || unsafe {
+            let worked = starved("cpu_copy_within", || unsafe {
                 pie_rope_cpu_copy_within(cpu, rotations, at, keys, values)
             });
             if !worked {
