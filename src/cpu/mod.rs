@@ -64,8 +64,8 @@ const PIECE: usize = 1 << 20;
 /// # Errors
 ///
 /// All verbs check all of their arguments before they write, and return [`Error::Layout`] (a layout or
-/// table that does not fit its buffer or the plan) or [`Error::Argument`] (arguments that do not fit
-/// each other). A refused call has written nothing.
+/// table that does not fit its buffer or the plan), [`Error::Argument`] (arguments that do not fit
+/// each other) or [`Error::OutOfMemory`]. A refused call has written nothing.
 #[derive(Debug)]
 pub struct Cpu {
     kernels: &'static Kernels,
