@@ -379,13 +379,14 @@ struct Steps {
 }
 
 impl Steps {
-    /// Where there is one index, the strides may be any, and nobody computes with them.
+    /// Where there is one index, the strides may be any, and nobody computes with them. (As a product: with a choice in
+    /// its place, the compiler's splice of f16 rows of 64 and 80 is slower by 5 and 10 %.)
     fn new(len: usize, src: Axis, dst: Axis) -> Steps {
-        let stride = |axis: Axis| if len > 1 { axis.stride } else { 0 };
+        let used = usize::from(len > 1);
         Steps {
             len,
-            src: stride(src),
-            dst: stride(dst),
+            src: used * src.stride,
+            dst: used * dst.stride,
         }
     }
 
